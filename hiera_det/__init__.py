@@ -1,0 +1,1 @@
+"""Hiera for detection."""
