@@ -1,0 +1,47 @@
+"""The quick start: a small Hiera from scratch on generated shapes, minutes on a laptop's CPU.
+
+    python tools/lazyconfig_train_net.py --config-file configs/shapes/mask_rcnn_hiera_shapes.py
+"""
+
+from ..common.data.coco_lsj import dataloader
+from ..common.models.mask_rcnn_hiera import model
+from ..common.optim import AdamW as optimizer
+from ..common.schedule import lr_multiplier
+from ..common.train import train
+
+import hiera_det.data.shapes  # noqa: F401, I001  registers shapes_train and shapes_val
+
+_CHANNELS = 64
+
+# A trunk of 1 M parameters; a whole image of 192 px has 12x12 tokens in stage 3.
+model.backbone.bottom_up.trunk.update(
+    embed_dim=32, num_heads=1, stages=(1, 2, 4, 1), window_size=(8, 4, 0, 0), drop_path_rate=0.0
+)
+model.backbone.out_channels = _CHANNELS
+model.proposal_generator.head.update(in_channels=_CHANNELS, conv_dims=[-1])
+model.proposal_generator.anchor_generator.sizes = [[16], [32], [64], [128], [256]]
+model.proposal_generator.update(pre_nms_topk=(500, 300), post_nms_topk=(200, 100))
+model.roi_heads.update(num_classes=6, batch_size_per_image=64)
+model.roi_heads.box_head.input_shape.channels = _CHANNELS
+model.roi_heads.box_head.update(conv_dims=[], fc_dims=[256])
+model.roi_heads.box_predictor.input_shape.channels = 256
+model.roi_heads.mask_head.input_shape.channels = _CHANNELS
+model.roi_heads.mask_head.conv_dims = [_CHANNELS, _CHANNELS, _CHANNELS]
+
+dataloader.image_size = 192
+dataloader.train.dataset.names = "shapes_train"
+dataloader.train.mapper.augmentations[1].update(min_scale=0.8, max_scale=1.25)
+dataloader.train.update(total_batch_size=8, num_workers=0)
+dataloader.test.dataset.names = "shapes_val"
+dataloader.test.num_workers = 0
+
+train.output_dir = "./output/mask_rcnn_hiera_shapes"
+train.epochs = 4
+train.epoch_images = 2000
+train.eval_period = 1000
+train.checkpointer.period = 250
+train.seed = 1
+
+optimizer.lr = 1e-3
+optimizer.weight_decay = 0.05
+lr_multiplier.warmup_iters = 50

@@ -1,0 +1,3 @@
+from .coco import register_coco_instances
+
+__all__ = ["register_coco_instances"]

@@ -1,0 +1,52 @@
+"""A training loader that continues where a resumed run stopped."""
+
+import logging
+from collections.abc import Iterator
+from itertools import islice
+
+from detectron2.config import instantiate
+from detectron2.data.samplers import TrainingSampler
+from detectron2.utils import comm
+from detectron2.utils.registry import locate
+from omegaconf import DictConfig
+from torch.utils.data import Sampler
+
+__all__ = ["ResumableSampler", "build_train_loader"]
+
+logger = logging.getLogger(__name__)
+
+
+class ResumableSampler(Sampler):
+    """Detectron2's TrainingSampler (endless, shuffled, a share per process), begun further on."""
+
+    def __init__(self, size: int, seed: int, start: int = 0):
+        """
+        Args:
+            size: images of the dataset.
+            seed: of the shuffles; the same in all processes.
+            start: indices of this process that earlier iterations have taken.
+        """
+        self.sampler = TrainingSampler(size, seed=seed)
+        self.start = start
+
+    def __iter__(self) -> Iterator[int]:
+        return islice(iter(self.sampler), self.start, None)
+
+
+def build_train_loader(cfg: DictConfig, seed: int, start_iter: int = 0):
+    """Builds `cfg.dataloader.train` with a sampler that skips what `start_iter` iterations took.
+
+    A config with a sampler of its own keeps it, and starts that one afresh.
+    """
+    node = cfg.dataloader.train
+    if "sampler" in node or "dataset" not in node:
+        if start_iter:
+            logger.warning("dataloader.train has its own sampler: its stream starts afresh.")
+        return instantiate(node)
+    dataset = instantiate(node.dataset)
+    per_process = node.total_batch_size // comm.get_world_size()
+    sampler = ResumableSampler(len(dataset), seed, start_iter * per_process)
+    kwargs = {k: instantiate(v) for k, v in node.items() if k not in ("_target_", "dataset")}
+    target = node._target_
+    build = locate(target) if isinstance(target, str) else target
+    return build(dataset=dataset, sampler=sampler, **kwargs)

@@ -1,0 +1,42 @@
+"""What remains of a run for the eye: curves and predictions as PNG files."""
+
+import logging
+from pathlib import Path
+
+import torch
+from detectron2.config import instantiate
+from detectron2.data import DatasetCatalog
+from detectron2.evaluation import inference_context
+from detectron2.utils import comm
+from omegaconf import DictConfig
+
+__all__ = ["write_pictures"]
+
+logger = logging.getLogger(__name__)
+
+
+@torch.no_grad()
+def write_pictures(cfg: DictConfig, model: torch.nn.Module) -> None:
+    """Writes curves.png and predictions.png into `train.output_dir`, on the main process.
+
+    The pictures show the first `train.num_pictures` validation images with objects.
+    """
+    from hiera_det.utils.pictures import draw_predictions
+    from hiera_det.utils.plots import plot_metrics
+
+    if not comm.is_main_process():
+        return
+    folder = Path(cfg.train.output_dir)
+    if (folder / "metrics.json").is_file():
+        logger.info("Curves: %s", plot_metrics(folder / "metrics.json", folder / "curves.png"))
+    names = cfg.dataloader.test.dataset.names
+    name = names if isinstance(names, str) else names[0]
+    records = [r for r in DatasetCatalog.get(name) if r.get("annotations")]
+    records = records[: cfg.train.get("num_pictures", 8)]
+    if not records:
+        return
+    mapper = instantiate(cfg.dataloader.test.mapper)  # the same as in evaluation
+    with inference_context(model):
+        outputs = [model([mapper(record)])[0]["instances"].to("cpu") for record in records]
+    path = draw_predictions(name, records, outputs, folder / "predictions.png")
+    logger.info("Ground truth beside predictions: %s", path)

@@ -1,0 +1,50 @@
+"""Packages `hiera_det` and `pretrain`; the configs travel inside `hiera_det.configs`.
+
+`detectron2` is not among the requirements on purpose: no package index has the name, so anyone
+could take it. It is installed beside, from ./detectron2_lite or from Detectron2's own sources.
+"""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'^__version__ = "(.+)"', (ROOT / "hiera_det/__init__.py").read_text(), re.M)
+CONFIGS = {
+    ".".join(["hiera_det", *folder.relative_to(ROOT).parts]): str(folder.relative_to(ROOT))
+    for folder in [ROOT / "configs", *sorted((ROOT / "configs").rglob("*"))]
+    if folder.is_dir() and folder.name != "__pycache__"
+}
+
+setup(
+    name="hiera_det",
+    version=VERSION.group(1),
+    description="Hiera as a Detectron2 backbone: Mask R-CNN and Cascade Mask R-CNN on COCO",
+    long_description=(ROOT / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=[*find_packages(include=["hiera_det*", "pretrain*"]), *CONFIGS],
+    package_dir=CONFIGS,
+    package_data={name: ["*.py"] for name in CONFIGS},
+    install_requires=[
+        "torch>=2.4",
+        "torchvision",
+        "numpy",
+        "fvcore",
+        "iopath",
+        "omegaconf>=2.1,<2.4",
+        "hydra-core>=1.1",
+        "pycocotools",
+        "opencv-python-headless",
+        "Pillow",
+        "matplotlib",
+        "tensorboard",
+        "safetensors",
+    ],
+    extras_require={
+        "test": ["pytest", "timm", "hiera-transformer", "transformers"],
+        "dev": ["ruff"],
+    },
+)
