@@ -50,25 +50,37 @@ def ours_last(model: torch.nn.Module) -> Callable:
 # name -> (what, image side, batch, train, ours, {peer: model}, entry point of ours, of the peers)
 CASES = {
     "infer224": dict(
-        title="B, classification forward", size=224, batch=8, train=False,
+        title="B, classification forward",
+        size=224,
+        batch=8,
+        train=False,
         ours=lambda: build_classifier("hiera_b"),
         peers={
             "hiera-transformer": lambda: official("hiera_base_224"),
             "timm": lambda: timm_model("hiera_base_224"),
         },
-        entry=lambda m: m, peer_entry=lambda m: m,
+        entry=lambda m: m,
+        peer_entry=lambda m: m,
     ),
     "infer1024": dict(
-        title="SAM 2 B+, features", size=1024, batch=1, train=False,
+        title="SAM 2 B+, features",
+        size=1024,
+        batch=1,
+        train=False,
         ours=lambda: build_hiera("sam2_hiera_bplus"),
         peers={"timm": lambda: timm_model("sam2_hiera_base_plus", num_classes=0)},
-        entry=ours_last, peer_entry=forward_features,
+        entry=ours_last,
+        peer_entry=forward_features,
     ),
     "train512": dict(
-        title="SAM 2 B+, forward and backward", size=512, batch=2, train=True,
+        title="SAM 2 B+, forward and backward",
+        size=512,
+        batch=2,
+        train=True,
         ours=lambda: build_hiera("sam2_hiera_bplus"),
         peers={"timm": lambda: timm_model("sam2_hiera_base_plus", num_classes=0)},
-        entry=ours_last, peer_entry=forward_features,
+        entry=ours_last,
+        peer_entry=forward_features,
     ),
 }
 
@@ -77,9 +89,7 @@ def run_case(name: str, repeats: int, device: str, dtype: torch.dtype) -> list[s
     case = CASES[name]
     models = {"hiera_det": case["ours"]()} | {k: v() for k, v in case["peers"].items()}
     images = torch.randn(case["batch"], 3, case["size"], case["size"], device=device)
-    amp = (
-        torch.autocast(device, dtype) if dtype != torch.float32 else contextlib.nullcontext()
-    )
+    amp = torch.autocast(device, dtype) if dtype != torch.float32 else contextlib.nullcontext()
     calls = {}
     for key, model in models.items():
         model.to(device).train(case["train"])
@@ -124,7 +134,8 @@ def main() -> None:
     args = parser.parse_args()
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[args.dtype]
     machine = (
-        torch.cuda.get_device_name() if args.device == "cuda"
+        torch.cuda.get_device_name()
+        if args.device == "cuda"
         else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
     )
     print(f"torch {torch.__version__}, {machine}, {args.dtype}, median of {args.repeats}")

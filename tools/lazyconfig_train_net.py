@@ -81,24 +81,33 @@ def do_train(cfg, resume: bool) -> None:
     checkpointer = DetectionCheckpointer(model, cfg.train.output_dir, trainer=trainer)
     main, train = comm.is_main_process(), cfg.train
     writers = default_writers(train.output_dir, train.max_iter)[1:] if main else []
-    trainer.register_hooks([
-        hooks.IterationTimer(),
-        engine.IterationSeed(seed),
-        hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
-        hooks.PeriodicCheckpointer(checkpointer, **train.checkpointer) if main else None,
-        hooks.EvalHook(train.eval_period, lambda: do_test(cfg, trainer.model)),
-        engine.MemoryStats(train.log_period),
-        hooks.PeriodicWriter([engine.ProgressPrinter(train.max_iter), *writers], train.log_period)
-        if main else None,
-    ])
+    trainer.register_hooks(
+        [
+            hooks.IterationTimer(),
+            engine.IterationSeed(seed),
+            hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
+            hooks.PeriodicCheckpointer(checkpointer, **train.checkpointer) if main else None,
+            hooks.EvalHook(train.eval_period, lambda: do_test(cfg, trainer.model)),
+            engine.MemoryStats(train.log_period),
+            hooks.PeriodicWriter(
+                [engine.ProgressPrinter(train.max_iter), *writers], train.log_period
+            )
+            if main
+            else None,
+        ]
+    )
     if resume:
         checkpointer.load(checkpoint)  # model, optimizer, hooks, iteration
         logger.info("Resumed %s: continuing with iteration %d", checkpoint, start_iter)
     images = train.max_iter * cfg.dataloader.train.total_batch_size
     logger.info(
         "%d iterations x %d images = %.1f epochs of %d images; seed %d; %s",
-        train.max_iter, cfg.dataloader.train.total_batch_size, images / train.epoch_images,
-        train.epoch_images, seed, train.device,
+        train.max_iter,
+        cfg.dataloader.train.total_batch_size,
+        images / train.epoch_images,
+        train.epoch_images,
+        seed,
+        train.device,
     )
     trainer.train(start_iter, train.max_iter)
     engine.write_pictures(cfg, model)

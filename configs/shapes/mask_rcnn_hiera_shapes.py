@@ -1,15 +1,17 @@
 """The quick start: a small Hiera from scratch on generated shapes, minutes on a laptop's CPU.
 
-    python tools/lazyconfig_train_net.py --config-file configs/shapes/mask_rcnn_hiera_shapes.py
+python tools/lazyconfig_train_net.py --config-file configs/shapes/mask_rcnn_hiera_shapes.py
 """
+
+from detectron2.config import LazyCall as L
+
+import hiera_det.data.shapes  # registers shapes_train and shapes_val
+from hiera_det.solver.schedule import warmup_cosine
 
 from ..common.data.coco_lsj import dataloader
 from ..common.models.mask_rcnn_hiera import model
 from ..common.optim import AdamW as optimizer
-from ..common.schedule import lr_multiplier
 from ..common.train import train
-
-import hiera_det.data.shapes  # noqa: F401, I001  registers shapes_train and shapes_val
 
 _CHANNELS = 64
 
@@ -21,7 +23,7 @@ model.backbone.out_channels = _CHANNELS
 model.proposal_generator.head.update(in_channels=_CHANNELS, conv_dims=[-1])
 model.proposal_generator.anchor_generator.sizes = [[16], [32], [64], [128], [256]]
 model.proposal_generator.update(pre_nms_topk=(500, 300), post_nms_topk=(200, 100))
-model.roi_heads.update(num_classes=6, batch_size_per_image=64)
+model.roi_heads.update(num_classes=6, batch_size_per_image=32)
 model.roi_heads.box_head.input_shape.channels = _CHANNELS
 model.roi_heads.box_head.update(conv_dims=[], fc_dims=[256])
 model.roi_heads.box_predictor.input_shape.channels = 256
@@ -44,4 +46,4 @@ train.seed = 1
 
 optimizer.lr = 1e-3
 optimizer.weight_decay = 0.05
-lr_multiplier.warmup_iters = 50
+lr_multiplier = L(warmup_cosine)(max_iter="${train.max_iter}", warmup_iters=50)

@@ -105,6 +105,7 @@ def test_relative_import_loads_afresh(tmp_path):
     assert LazyConfig.load(str(tmp_path / "base.py")).x.a == 1
 
 
+@pytest.mark.lite_only
 def test_config_file_does_not_leave_an_import_hook(tmp_path):
     """Python's import is itself again, also after a file that fails."""
     before = __import__

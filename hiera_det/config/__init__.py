@@ -54,7 +54,8 @@ def find_config(name: str) -> Path:
         path = next((p for n in packaged if (p := config_root() / n).is_file()), path)
     if not path.is_file():
         leaves = sorted(
-            str(p.relative_to(config_root())) for p in config_root().rglob("*.py")
+            str(p.relative_to(config_root()))
+            for p in config_root().rglob("*.py")
             if "common" not in p.parts
         )
         near = difflib.get_close_matches(name.removeprefix("configs/"), leaves, n=3, cutoff=0.4)

@@ -305,8 +305,8 @@ class _AnnotationChecker:
             self.without_mask += not is_crowd
             if self.need_masks and not is_crowd:
                 fix = (
-                    "annotate the masks, or turn them off: model.roi_heads.mask_in_features=null, and "
-                    "use_instance_mask and recompute_boxes False in dataloader.train.mapper"
+                    "annotate the masks, or turn them off: model.roi_heads.mask_in_features=null "
+                    "and use_instance_mask and recompute_boxes False in dataloader.train.mapper"
                 )
                 self.found.error("object without a mask", where, fix)
         elif isinstance(segmentation, dict):

@@ -64,7 +64,8 @@ EMPTY_EVERY, EMPTY_AT = 100, 12
 class ShapeObject(NamedTuple):
     """An annotated object, or a crowd of them.
 
-    category: index into CLASS_NAMES. visible: bool (H, W). area: visible area in px^2.
+    category: index into CLASS_NAMES. visible: the fine mask of what is seen of it, uint8 0 or 1
+    of shape (F, F). area: of that, in px^2.
     polygons: COCO polygons [x0, y0, x1, y1, ...] in px, one per visible part; empty for a crowd.
     """
 
@@ -156,16 +157,16 @@ def _coverage(fine_mask: np.ndarray) -> np.ndarray:
 def _polygons(fine_mask: np.ndarray) -> tuple[list[list[float]], bool]:
     """COCO polygons of the parts of a fine mask, and whether it has a hole, which they cannot show.
 
-    Parts and holes under 2 px^2 are left out.
+    Parts and holes under 1 px^2 are left out.
     """
-    # findContours names the outermost pixels, COCO the corners of pixels, which lie one further right
-    # and below. With every pixel copied to there, the two are the same.
+    # findContours names the outermost pixels, COCO the corners of pixels, which lie one further
+    # right and below. With every pixel copied to there, the two are the same.
     grown = np.pad(fine_mask, (0, 1))
     grown = cv2.dilate(grown, np.ones((2, 2), np.uint8), anchor=(1, 1))
     contours, hierarchy = cv2.findContours(grown, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     polygons, has_hole = [], False
     for k, contour in enumerate(contours):
-        if cv2.contourArea(contour) < 2 * SUPERSAMPLING**2:
+        if cv2.contourArea(contour) < SUPERSAMPLING**2:
             continue
         if hierarchy[0, k, 3] >= 0:  # it has a parent: the rim of a hole
             has_hole = True
@@ -269,7 +270,7 @@ class _Canvas:
         fine = (self.owner == label).view(np.uint8)
         polygons = [] if is_crowd else _polygons(fine)[0]
         area = cv2.countNonZero(fine) / SUPERSAMPLING**2
-        return ShapeObject(category, _coverage(fine) >= 0.5, area, polygons, is_crowd)
+        return ShapeObject(category, fine, area, polygons, is_crowd)
 
 
 def draw_scene(
@@ -293,11 +294,11 @@ def draw_scene(
         canvas.place_crowd(category)
         kinds.append((category, True))
     # At most one large object, or nothing else finds a place; larger ones lie further back.
-    is_large = np.arange(num_objects) < (rng.random() < 0.6)
+    is_large = np.arange(num_objects) < (rng.random() < 0.85)
     is_small = rng.random(num_objects) < 0.45
     log_side = np.where(
         is_large,
-        rng.uniform(np.log(LARGE * 1.08), np.log(LARGE * 1.45), num_objects),
+        rng.uniform(np.log(LARGE * 1.15), np.log(LARGE * 1.5), num_objects),
         np.where(
             is_small,
             rng.uniform(np.log(SMALL / 2), np.log(SMALL), num_objects),
@@ -327,8 +328,8 @@ def _uncompressed_rle(mask: np.ndarray) -> dict:
 def _annotation(thing: ShapeObject) -> dict:
     """An entry of COCO's "annotations", without its ids."""
     if thing.is_crowd:
-        x, y, width, height = cv2.boundingRect(thing.visible.astype(np.uint8))
-        box, segmentation = [x, y, width, height], _uncompressed_rle(thing.visible)
+        mask = _coverage(thing.visible) >= 0.5
+        box, segmentation = list(cv2.boundingRect(mask.view(np.uint8))), _uncompressed_rle(mask)
     else:
         points = np.concatenate([np.reshape(p, (-1, 2)) for p in thing.polygons])  # (num_points, 2)
         low, high = points.min(axis=0), points.max(axis=0)

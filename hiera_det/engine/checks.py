@@ -32,8 +32,9 @@ def check_config(cfg: DictConfig) -> None:
     model = cfg.model
     order = OmegaConf.select(model, "input_format")
     formats = {
-        f"dataloader.{split}.mapper.image_format":
-            OmegaConf.select(cfg, f"dataloader.{split}.mapper.image_format")
+        f"dataloader.{split}.mapper.image_format": OmegaConf.select(
+            cfg, f"dataloader.{split}.mapper.image_format"
+        )
         for split in ("train", "test")
     }
     wrong = {key: value for key, value in formats.items() if value is not None and value != order}

@@ -62,7 +62,8 @@ class ProgressPrinter(EventWriter):
             if not self._warned:
                 self.logger.warning(
                     "Input-bound: %.0f %% of each step waits for data. More dataloader.train."
-                    "num_workers, or a faster disk, would make this run faster.", 100 * data / step,
+                    "num_workers, or a faster disk, would make this run faster.",
+                    100 * data / step,
                 )
             self._warned = True
 

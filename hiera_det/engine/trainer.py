@@ -42,7 +42,9 @@ class Trainer(SimpleTrainer):
         if precision is not None and precision not in PRECISIONS:
             raise ValueError(f"train.amp.precision={precision!r} is none of {list(PRECISIONS)}")
         if precision == "fp16" and self.device_type != "cuda":
-            raise ValueError(f"train.amp.precision=fp16 needs a GPU; on {self.device_type} use bf16")
+            raise ValueError(
+                f"train.amp.precision=fp16 needs a GPU; on {self.device_type} use bf16"
+            )
         self.dtype = PRECISIONS.get(precision)
         self.clip_grad_norm = clip_grad_norm
         self.grad_scaler = torch.amp.GradScaler(self.device_type, enabled=precision == "fp16")

@@ -68,8 +68,11 @@ class HieraBackbone(Backbone):
         self._out_feature_strides = dict(zip(names, trunk.strides, strict=True))
         self._out_feature_channels = dict(zip(names, trunk.embed_dims, strict=True))
         self.out_norms = nn.ModuleDict(
-            {name: nn.LayerNorm(self._out_feature_channels[name], eps=1e-6)
-             for name in self._out_features if norm}
+            {
+                name: nn.LayerNorm(self._out_feature_channels[name], eps=1e-6)
+                for name in self._out_features
+                if norm
+            }
         )
         for module in self._frozen():
             module.requires_grad_(False)
@@ -98,7 +101,7 @@ class HieraBackbone(Backbone):
         return {"size_divisibility": self.size_divisibility}
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """images (B, 3, H, W), normalised, to {name: (B, C, ceil(H / stride), ceil(W / stride))}."""
+        """(B, 3, H, W), normalised, to {name: (B, C, ceil(H / stride), ceil(W / stride))}."""
         outputs = {}
         for name, x in zip(self._out_feature_strides, self.trunk(images), strict=True):
             if name not in self._out_features:

@@ -199,8 +199,9 @@ class MaskUnitAttention(nn.Module):
         if self.pool:
             q = pool_tokens(q)
         # (B, G, N, C) -> (B * G, heads, N, D). 4-D: with a fifth dimension no fused kernel runs.
-        q, k, v = (t.flatten(0, 1).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
-                   for t in (q, k, v))
+        q, k, v = (
+            t.flatten(0, 1).unflatten(2, (self.num_heads, -1)).transpose(1, 2) for t in (q, k, v)
+        )
         x = F.scaled_dot_product_attention(q, k, v)
         x = x.transpose(1, 2).flatten(2).unflatten(0, (b, -1))  # (B, G, N, dim_out)
         if window == 0:
@@ -329,7 +330,9 @@ class Hiera(nn.Module):
         if len(window_size) != num_stages:
             raise ValueError(f"window_size {window_size} needs one entry per stage of {stages}")
         if not 0 <= q_pool < num_stages or 2**q_pool > UNIT_SIZE:
-            raise ValueError(f"q_pool={q_pool}: {num_stages} stages pool 0 to {num_stages - 1} times")
+            raise ValueError(
+                f"q_pool={q_pool}: {num_stages} stages pool 0 to {num_stages - 1} times"
+            )
         if any(not 0 <= i < depth for i in global_attn_blocks):
             raise ValueError(
                 f"global_attn_blocks={list(global_attn_blocks)} name blocks that stages="
@@ -344,7 +347,9 @@ class Hiera(nn.Module):
         self.embed_dims = [embed_dim * 2**i for i in range(num_stages)]
         self.strides = [PATCH_STRIDE * 2 ** min(i, q_pool) for i in range(num_stages)]
         self.act_checkpoint = (
-            [act_checkpoint] * num_stages if isinstance(act_checkpoint, bool) else list(act_checkpoint)
+            [act_checkpoint] * num_stages
+            if isinstance(act_checkpoint, bool)
+            else list(act_checkpoint)
         )
         if len(self.act_checkpoint) != num_stages:
             raise ValueError(f"act_checkpoint={act_checkpoint}: one entry per stage of {stages}")
@@ -358,15 +363,17 @@ class Hiera(nn.Module):
                 i = len(self.blocks)
                 first = j == 0 and stage > 0
                 lag = stage - 1 if first else stage
-                self.blocks.append(HieraBlock(
-                    dim=self.embed_dims[lag],
-                    dim_out=self.embed_dims[stage],
-                    num_heads=num_heads * 2**stage,
-                    mlp_ratio=mlp_ratio,
-                    drop_path=drop_path[i],
-                    pool=first and stage <= q_pool,
-                    window=0 if i in global_attn_blocks else windows[lag],
-                ))
+                self.blocks.append(
+                    HieraBlock(
+                        dim=self.embed_dims[lag],
+                        dim_out=self.embed_dims[stage],
+                        num_heads=num_heads * 2**stage,
+                        mlp_ratio=mlp_ratio,
+                        drop_path=drop_path[i],
+                        pool=first and stage <= q_pool,
+                        window=0 if i in global_attn_blocks else windows[lag],
+                    )
+                )
         self.apply(self._init_weights)
 
     def _windows_in_units(self, window_size: tuple[int, ...]) -> list[int]:
@@ -379,9 +386,7 @@ class Hiera(nn.Module):
             )
         return [w // side for w, side in zip(window_size, sides, strict=True)]
 
-    def _init_pos_embed(
-        self, kind: str, size: Sequence[int] | None, embed_dim: int
-    ) -> None:
+    def _init_pos_embed(self, kind: str, size: Sequence[int] | None, embed_dim: int) -> None:
         self.pos_embed_kind = kind
         if size is None:
             size = (56, 56) if kind == "absolute" else (7, 7)
@@ -398,7 +403,7 @@ class Hiera(nn.Module):
 
     @staticmethod
     def _init_weights(module: nn.Module) -> None:
-        """As official Hiera: truncated normal, and every bias, of LayerNorms too, starts at 0.02."""
+        """As official Hiera: truncated normal; every bias, of LayerNorms too, starts at 0.02."""
         if isinstance(module, nn.Linear | nn.Conv2d):
             nn.init.trunc_normal_(module.weight, std=0.02)
             nn.init.constant_(module.bias, 0.02)
@@ -433,7 +438,10 @@ class Hiera(nn.Module):
             logger.warning(
                 "pos_embed: the %dx%d table is resized to %dx%d tokens. Interpolation blurs the "
                 'part that repeats in every window (arXiv 2311.05613); pos_embed="absolute_win" '
-                "keeps it.", *self.pos_embed_size, h, w,
+                "keeps it.",
+                *self.pos_embed_size,
+                h,
+                w,
             )
 
     def forward_units(
@@ -488,8 +496,7 @@ class Hiera(nn.Module):
             else:
                 x = block(x, grid, window)
             if i in self.stage_ends:
-                out = regroup(x, grid, side, 1)
-                outputs.append(out)
+                outputs.append(regroup(x, grid, side, 1))
         return outputs
 
     @staticmethod
@@ -504,7 +511,8 @@ class Hiera(nn.Module):
         counts = keep_mask.sum(dim=1)
         if not bool((counts == counts[0]).all()) or int(counts[0]) == 0:
             raise ValueError(
-                f"keep_mask must keep the same number of units, at least 1, in every row: {counts.tolist()}"
+                "keep_mask must keep the same number of units, at least 1, in every row: "
+                f"{counts.tolist()}"
             )
 
     def forward(self, images: Tensor) -> list[Tensor]:

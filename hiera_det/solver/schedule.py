@@ -53,7 +53,9 @@ def warmup_multistep(
     """
     milestones = list(milestones)
     if sorted(set(milestones)) != milestones or any(not 0 < m < 1 for m in milestones):
-        raise ValueError(f"milestones={milestones} are fractions of the run that rise within (0, 1)")
+        raise ValueError(
+            f"milestones={milestones} are fractions of the run that rise within (0, 1)"
+        )
     steps = MultiStepParamScheduler(
         values=[gamma**i for i in range(len(milestones) + 1)],
         milestones=[round(m * max_iter) for m in milestones],

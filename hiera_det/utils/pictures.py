@@ -34,8 +34,9 @@ def draw_predictions(
     Args:
         dataset_name: registered name, for the names and colours of the classes.
         dataset_dicts: Detectron2's dataset dicts, as ``DatasetCatalog.get`` gives them.
-        predictions: one per dict, in the same order: what the model returns, ``{"instances": ...}``,
-            or the Instances themselves; on any device, in the size of the image file.
+        predictions: one per dict, in the same order: what the model returns,
+            ``{"instances": ...}``, or the Instances themselves; on any device, in the size of the
+            image file.
         png_path: the picture; its folder is created if missing.
         score_threshold: predictions of a lower score are not drawn.
         max_images: how many images are drawn, from the first.
@@ -46,8 +47,8 @@ def draw_predictions(
         ``png_path``.
 
     Raises:
-        ValueError: there is nothing to draw, dicts and predictions differ in number, or a prediction
-            is of another size than its image.
+        ValueError: there is nothing to draw, dicts and predictions differ in number, or a
+            prediction is of another size than its image.
     """
     if not dataset_dicts or len(dataset_dicts) != len(predictions):
         raise ValueError(

@@ -23,7 +23,9 @@ def read_metrics(metrics_file: str | os.PathLike) -> dict[str, Curve]:
     """
     path = Path(metrics_file)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; give the metrics.json of a run's output_dir")
+        raise FileNotFoundError(
+            f"{path}: no such file; give the metrics.json of a run's output_dir"
+        )
     lines = [line for line in path.read_text().splitlines() if line.strip()]
     values: dict[str, dict[int, float]] = defaultdict(dict)
     for number, line in enumerate(lines, 1):
@@ -73,7 +75,7 @@ def _panels(curves: dict[str, Curve]) -> list[tuple[str, dict[str, Curve], bool]
     accuracy = ("fast_rcnn/cls_accuracy", "fast_rcnn/fg_cls_accuracy", "mask_rcnn/accuracy")
     of_training = {k: v for k, v in curves.items() if k.startswith(accuracy)}
     panels.append(("accuracy in training", of_training, False))
-    panels.append(("seconds per iteration", {k: curves[k] for k in curves if k == "time"}, True))
+    panels.append(("seconds per iteration", {k: curves[k] for k in curves if k == "time"}, False))
     return [panel for panel in panels if panel[1]]
 
 
@@ -94,6 +96,7 @@ def plot_metrics(metrics_file: str | os.PathLike, png_file: str | os.PathLike) -
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
+        from matplotlib.ticker import LogFormatter
     except ImportError as error:
         raise ImportError("plots need matplotlib: pip install matplotlib") from error
 
@@ -119,6 +122,10 @@ def plot_metrics(metrics_file: str | os.PathLike, png_file: str | os.PathLike) -
             )
         if is_log and all(value > 0 for curve in curves.values() for value in curve[1]):
             axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(LogFormatter())
+            axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
+        else:
+            axes.set_ylim(bottom=0)
         axes.set_title(title, fontsize="medium")
         axes.set_xlabel("iteration", fontsize="small")
         axes.tick_params(labelsize="small", which="both")

@@ -3,9 +3,7 @@
 import copy
 import json
 import math
-import os
-import subprocess
-import sys
+import runpy
 from pathlib import Path
 
 import cv2
@@ -13,6 +11,8 @@ import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
+from PIL import Image
+
 from hiera_det.data.check import check_coco_json, check_dataset, check_train_and_val
 from hiera_det.data.coco_json import register_coco_json
 
@@ -190,8 +190,6 @@ def test_num_classes_must_agree(folder):
 
 
 def test_rotated_files_are_compared_upright(folder):
-    from PIL import Image
-
     image = Image.new("RGB", (20, 30))
     exif = image.getexif()
     exif[0x0112] = 6  # a quarter turn
@@ -280,11 +278,13 @@ def test_coco_has_no_faults(split):
     assert report.errors == [] and report.warnings == []
 
 
-def test_tool_prints_the_report_and_exits_1_on_errors(folder):
-    command = [sys.executable, str(REPO / "tools" / "check_data.py"), "data.json", "."]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([p for p in sys.path if p])}
-    for data, code in ((content(), 0), (plant("annotations.0.segmentation", []), 1)):
-        (folder / "data.json").write_text(json.dumps(data))
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-        assert done.returncode == code, done.stderr
-        assert "2 images" in done.stdout and ("ERROR" in done.stdout) == bool(code)
+@pytest.mark.parametrize("is_good", [True, False])
+def test_tool_prints_the_report_and_exits_1_on_errors(folder, monkeypatch, capsys, is_good):
+    data = content() if is_good else plant("annotations.0.segmentation", [])
+    (folder / "data.json").write_text(json.dumps(data))
+    monkeypatch.setattr("sys.argv", ["check_data.py", str(folder / "data.json"), str(folder)])
+    with pytest.raises(SystemExit) as exit_:
+        runpy.run_path(str(REPO / "tools" / "check_data.py"), run_name="__main__")
+    assert exit_.value.code == (0 if is_good else 1)
+    printed = capsys.readouterr().out
+    assert "2 images" in printed and ("ERROR" in printed) == (not is_good)

@@ -4,6 +4,7 @@ import json
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
+
 from hiera_det.data.coco_json import class_names, read_coco_json, register_coco_json
 
 CONTENT = {

@@ -97,7 +97,10 @@ def test_gradients_equal_official(variant):
     [
         ("hiera_t", 2),
         ("hiera_t", 3),
-        *(pytest.param(v, 2, marks=pytest.mark.slow) for v in ("hiera_b", "hiera_bplus", "hiera_l")),
+        *(
+            pytest.param(v, 2, marks=pytest.mark.slow)
+            for v in ("hiera_b", "hiera_bplus", "hiera_l")
+        ),
     ],
 )
 def test_keep_mask_equals_official_masked_encoder(variant, q_pool):
@@ -113,8 +116,9 @@ def test_keep_mask_equals_official_masked_encoder(variant, q_pool):
     images = torch.randn(2, 3, 224, 224, dtype=torch.float64)
     keep_mask = torch.rand(2, 49).argsort(dim=1) < 19
     with torch.no_grad():
-        _, expected = peer(images_masked(images, keep_mask), mask=keep_mask,
-                           return_intermediates=True)
+        _, expected = peer(
+            images_masked(images, keep_mask), mask=keep_mask, return_intermediates=True
+        )
         outputs, grid = ours.forward_units(images, keep_mask)
     assert grid == (7, 7)
     for got, want in zip(outputs, expected, strict=True):
@@ -168,11 +172,18 @@ PARAMETERS = {  # facts of the published models: classifiers at 224, exact
     "hiera_h": 672_779_752,
 }
 GMACS = {  # measured on the official models at 224; the paper rounds to 5, 6, 9, 13, 40, 125
-    "hiera_t": 4.90, "hiera_s": 6.41, "hiera_b": 9.38, "hiera_bplus": 12.64, "hiera_l": 40.27,
+    "hiera_t": 4.90,
+    "hiera_s": 6.41,
+    "hiera_b": 9.38,
+    "hiera_bplus": 12.64,
+    "hiera_l": 40.27,
     "hiera_h": 124.73,
 }
 TRUNK_MILLIONS = {
-    "sam2_hiera_t": 26.85, "sam2_hiera_s": 33.95, "sam2_hiera_bplus": 68.68, "sam2_hiera_l": 212.15,
+    "sam2_hiera_t": 26.85,
+    "sam2_hiera_s": 33.95,
+    "sam2_hiera_bplus": 68.68,
+    "sam2_hiera_l": 212.15,
 }
 
 
@@ -247,8 +258,13 @@ def test_activation_checkpointing_changes_nothing(windows):
     grads = []
     for act_checkpoint in (False, True, (True, False, True, False)):
         torch.manual_seed(0)
-        model = Hiera(**TINY, window_size=windows, act_checkpoint=act_checkpoint,
-                      drop_path_rate=0.3, pos_embed="absolute_win").train()
+        model = Hiera(
+            **TINY,
+            window_size=windows,
+            act_checkpoint=act_checkpoint,
+            drop_path_rate=0.3,
+            pos_embed="absolute_win",
+        ).train()
         images = torch.randn(2, 3, 128, 128)
         before = images.clone()
         sum(m.square().mean() for m in model(images)).backward()
@@ -364,5 +380,7 @@ def test_import_is_torch_only_and_silent():
         "import sys, hiera_det.modeling.hiera; "
         "print([m for m in ('detectron2', 'fvcore', 'timm', 'cv2') if m in sys.modules])"
     )
-    out = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
+    out = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True
+    )
     assert (out.stdout.strip(), out.stderr) == ("[]", "")

@@ -180,8 +180,7 @@ def _match_suffixes(
             )  # fmt: skip
         elif key in renamed:
             raise ValueError(
-                "Cannot match one checkpoint key to multiple keys in the model: "
-                f"{key} fits {renamed[key]} and {name}"
+                f"{key} of the checkpoint fits multiple keys of the model: {renamed[key]}, {name}"
             )
         else:
             renamed[key] = name

@@ -57,9 +57,9 @@ def instantiate(cfg: Any) -> Any:
         target = locate(target)
     elif callable(target):
         name = _convert_target_to_string(target) if hasattr(target, "__qualname__") else target
-    assert callable(target), f"_target_ {name!r} does not define a callable object"
+    assert callable(target), f"_target_ {name!r} is not callable"
     try:
         return target(**kwargs)
     except TypeError:
-        logging.getLogger(__name__).error("Error when instantiating %s!", name)
+        logging.getLogger(__name__).error("instantiate: %s failed on %s", name, sorted(kwargs))
         raise

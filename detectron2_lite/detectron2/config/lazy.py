@@ -40,7 +40,7 @@ class LazyCall:
         """
         if not (callable(target) or isinstance(target, str | Mapping)):
             raise TypeError(
-                f"target of LazyCall must be a callable or defines a callable! Got {target!r}"
+                f"LazyCall wants a callable, the path of one or a config of one, not {target!r}"
             )
         self._target = target
 
@@ -65,7 +65,7 @@ def _run_file(filename: str) -> dict[str, Any]:
     try:
         ast.parse(source)
     except SyntaxError as error:
-        raise SyntaxError(f"Config file {filename} has syntax error!") from error
+        raise SyntaxError(f"Config file {filename}, line {error.lineno}: {error.msg}") from error
     namespace = {
         "__name__": f"{_PACKAGE}.config", "__package__": _PACKAGE, "__file__": filename
     }  # fmt: skip
@@ -136,7 +136,7 @@ class LazyConfig:
         """
         suffix = os.path.splitext(filename)[1]
         if suffix not in (".py", ".yaml", ".yml"):
-            raise ValueError(f"Config file {filename} has to be a python or yaml file.")
+            raise ValueError(f"Config file {filename} is neither a .py nor a .yaml file")
         if suffix == ".py":
             with _config_imports():
                 content = _run_file(filename)
@@ -229,9 +229,9 @@ def _targets_to_strings(content: Any) -> Any:
 
 def _to_yaml(cfg: DictConfig) -> str:
     content = OmegaConf.to_container(cfg, structured_config_mode=SCMode.INSTANTIATE)
-    return yaml.dump(
-        _targets_to_strings(content), default_flow_style=None, allow_unicode=True, width=9999
-    )
+    content = _targets_to_strings(content)
+    # One line per innermost list or dict, however long: easy to compare by line.
+    return yaml.dump(content, default_flow_style=None, width=float("inf"), allow_unicode=True)
 
 
 def _assignments(content: dict[str, Any], prefix: str) -> Iterator[str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from detectron2 import absent_message
 from detectron2.data.catalog import DatasetCatalog, MetadataCatalog
 from detectron2.data.common import (
     AspectRatioGroupedDataset,
@@ -101,7 +102,7 @@ def get_detection_dataset_dicts(
     """
     if min_keypoints or proposal_files:
         raise NotImplementedError(
-            "min_keypoints and proposal_files are not in detectron2_lite; install Detectron2"
+            absent_message("get_detection_dataset_dicts(min_keypoints=, proposal_files=)")
         )
     names = [names] if isinstance(names, str) else list(names)
     if not names:

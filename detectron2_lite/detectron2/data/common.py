@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from detectron2 import absent_message
 from detectron2.utils.serialize import PicklableWrapper
 from torch.utils.data import Dataset, IterableDataset, Sampler, get_worker_info
 
@@ -84,7 +85,7 @@ class MapDataset(Dataset):
     def __init__(self, dataset: Dataset, map_func: Callable[[Any], Any]) -> None:
         if isinstance(dataset, IterableDataset):
             raise NotImplementedError(
-                "MapDataset over an IterableDataset is not in detectron2_lite; install Detectron2"
+                absent_message("MapDataset over an IterableDataset")
             )
         self._dataset = dataset
         self._map_func = PicklableWrapper(map_func)

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from detectron2 import absent_message
 from detectron2.data import detection_utils as utils
 from detectron2.data.transforms import AugInput, Augmentation, AugmentationList
+from detectron2.structures import Instances
 from fvcore.transforms.transform import Transform, TransformList
 
 __all__ = ["DatasetMapper"]
@@ -44,8 +46,7 @@ class DatasetMapper:
     ) -> None:
         if use_keypoint or keypoint_hflip_indices is not None or precomputed_proposal_topk:
             raise NotImplementedError(
-                "keypoints and precomputed proposals are not in detectron2_lite; "
-                "install Detectron2"
+                absent_message("DatasetMapper with keypoints or precomputed proposals")
             )
         if recompute_boxes and not use_instance_mask:
             raise ValueError(
@@ -75,9 +76,7 @@ class DatasetMapper:
         """
         dataset_dict = copy.deepcopy(dataset_dict)
         if "sem_seg_file_name" in dataset_dict:
-            raise NotImplementedError(
-                "semantic segmentation is not in detectron2_lite; install Detectron2"
-            )
+            raise NotImplementedError(absent_message("DatasetMapper with sem_seg_file_name"))
         image = utils.read_image(dataset_dict["file_name"], format=self.image_format)
         utils.check_image_size(dataset_dict, image)
         aug_input = AugInput(image)
@@ -95,7 +94,9 @@ class DatasetMapper:
                 raise ValueError(f"{dataset_dict['file_name']}: {e}") from e
         return dataset_dict
 
-    def _instances(self, annos, transforms: TransformList, image_size: tuple[int, int]):
+    def _instances(
+        self, annos: list[dict], transforms: TransformList, image_size: tuple[int, int]
+    ) -> Instances:
         """Annotations of the original image -> ``Instances`` in the augmented one."""
         annos = [a for a in annos if a.get("iscrowd", 0) == 0]
         for anno in annos:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pycocotools.mask as mask_util
 import torch
+from detectron2 import absent_message
 from detectron2.data.catalog import MetadataCatalog
 from detectron2.structures import (
     BitMasks,
@@ -49,15 +50,13 @@ def read_image(file_name: str, format: str | None = None) -> np.ndarray:
         ValueError: it is no image, or it is damaged.
     """
     if format == "YUV-BT.601":
-        raise NotImplementedError(
-            "image format 'YUV-BT.601' is not in detectron2_lite; install Detectron2"
-        )
+        raise NotImplementedError(absent_message("image format 'YUV-BT.601'"))
     with PathManager.open(file_name, "rb") as f:
         try:
             image = ImageOps.exif_transpose(Image.open(f))
             if format is not None:
                 image = image.convert("RGB" if format == "BGR" else format)
-            array = np.asarray(image)
+            array = np.array(image)  # a copy: Pillow's own memory is read-only
         except (OSError, SyntaxError) as e:  # what Pillow raises on damaged files
             raise ValueError(f"{file_name}: cannot be read as an image ({e})") from e
     if format == "BGR":
@@ -130,7 +129,7 @@ def transform_instance_annotations(
         the same dict, its ``bbox`` in ``BoxMode.XYXY_ABS`` and clipped to the image.
     """
     if "keypoints" in annotation or keypoint_hflip_indices is not None:
-        raise NotImplementedError("keypoints are not in detectron2_lite; install Detectron2")
+        raise NotImplementedError(absent_message("transforming keypoints"))
     if isinstance(transforms, (tuple, list)):
         transforms = TransformList(transforms)
     h, w = image_size

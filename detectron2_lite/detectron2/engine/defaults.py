@@ -65,14 +65,14 @@ Examples:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--config-file", default="", metavar="FILE", help="path to config file")
+    add("--config-file", default="", metavar="FILE", help="LazyConfig file, .py or .yaml")
     add("--resume", action="store_true", help="resume from output_dir/last_checkpoint if there")
     add("--eval-only", action="store_true", help="evaluate the checkpoint and end")
-    add("--num-gpus", type=int, default=1, help="number of gpus *per machine*")
-    add("--num-machines", type=int, default=1, help="total number of machines")
+    add("--num-gpus", type=int, default=1, help="GPUs, or CPU processes, on each machine")
+    add("--num-machines", type=int, default=1, help="how many machines take part")
     add("--machine-rank", type=int, default=0, help="index of this machine")
-    # A port per user, so that two people can train on one machine.
-    port = 2**15 + 2**14 + hash(os.getuid() if hasattr(os, "getuid") else 1) % 2**14
+    # One of the 16384 dynamic ports, by user, so that two people can train on one machine.
+    port = 49152 + (os.getuid() % 16384 if hasattr(os, "getuid") else 0)
     add(
         "--dist-url",
         default=f"tcp://127.0.0.1:{port}",
@@ -101,7 +101,7 @@ def default_setup(cfg: DictConfig, args: argparse.Namespace) -> None:
     logger.info("Command line arguments: %s", args)
     if getattr(args, "config_file", ""):
         with PathManager.open(args.config_file) as file:
-            logger.info("Contents of args.config_file=%s:\n%s", args.config_file, file.read())
+            logger.info("Contents of %s:\n%s", args.config_file, file.read())
 
     if comm.is_main_process() and output_dir:
         path = os.path.join(output_dir, "config.yaml")

@@ -76,8 +76,8 @@ class IterationTimer(HookBase):
 
     def __init__(self, warmup_iter: int = 3) -> None:
         """Args:
-            warmup_iter: the iteration, counted from 1, that is recorded first; those before it are
-                slow for reasons of their own.
+        warmup_iter: the iteration, counted from 1, that is recorded first; those before it are
+            slow for reasons of their own.
         """
         self._warmup_iter = warmup_iter
 
@@ -290,7 +290,7 @@ class EvalHook(HookBase):
         results = self._func()
         if results:
             assert isinstance(results, Mapping), (
-                f"Eval function must return a dict. Got {results} instead."
+                f"[EvalHook] eval_function has to return a dict, not {results!r}"
             )
             flat = flatten_results_dict(results)
             for name, value in flat.items():
@@ -298,8 +298,7 @@ class EvalHook(HookBase):
                     flat[name] = float(value)
                 except (TypeError, ValueError) as error:
                     raise ValueError(
-                        "[EvalHook] eval_function should return a nested dict of float. "
-                        f"Got '{name}: {value}' instead."
+                        f"[EvalHook] eval_function has to return numbers, not {name}: {value}"
                     ) from error
             self.trainer.storage.put_scalars(**flat, smoothing_hint=False)
         # Evaluation may take different times: wait, so that no process times out in training.

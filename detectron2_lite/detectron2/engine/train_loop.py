@@ -124,7 +124,7 @@ class TrainerBase:
 
     def state_dict(self) -> dict[str, Any]:
         """Iteration, and under ``hooks`` the state of each hook that has any, by class name."""
-        states = {type(hook).__qualname__: hook.state_dict() for hook in self._hooks}
+        states = {type(hook).__qualname__: hook.state_dict() for hook in reversed(self._hooks)}
         states = {name: state for name, state in states.items() if state}
         return {"iteration": self.iter} | ({"hooks": states} if states else {})
 
@@ -137,7 +137,7 @@ class TrainerBase:
                 hooks[name].load_state_dict(state)
             else:
                 logging.getLogger(__name__).warning(
-                    "Cannot find the hook '%s', its state_dict is ignored.", name
+                    "The state of hook %s is ignored: no such hook is registered", name
                 )
 
 
@@ -190,7 +190,7 @@ class SimpleTrainer(TrainerBase):
         self.data_loader = data_loader_builder()
 
     def run_step(self) -> None:
-        assert self.model.training, "[SimpleTrainer] model was changed to eval mode!"
+        assert self.model.training, "The model is in eval mode: call model.train()"
         data, data_time = self._next_batch()
         if self.zero_grad_before_forward:
             self.optimizer.zero_grad()
@@ -255,7 +255,7 @@ class SimpleTrainer(TrainerBase):
         total = sum(means.values())
         if not torch.isfinite(torch.tensor(total)):
             raise FloatingPointError(
-                f"Loss became infinite or NaN at iteration={cur_iter}!\nloss_dict = {means}"
+                f"The loss is {total} at iteration={cur_iter}; its parts are {means}"
             )
         storage.put_scalar(f"{prefix}total_loss", total, cur_iter=cur_iter)
         if len(means) > 1:
@@ -307,7 +307,7 @@ class AMPTrainer(SimpleTrainer):
         self.grad_scaler = grad_scaler
 
     def run_step(self) -> None:
-        assert self.model.training, "[AMPTrainer] model was changed to eval mode!"
+        assert self.model.training, "The model is in eval mode: call model.train()"
         data, data_time = self._next_batch()
         if self.zero_grad_before_forward:
             self.optimizer.zero_grad()

@@ -106,7 +106,7 @@ class COCOEvaluator(DatasetEvaluator):
         """
         for one_input, output in zip(inputs, outputs, strict=True):
             if "instances" not in output:
-                raise NotImplementedError(absent_message("scoring of outputs but 'instances'"))
+                raise NotImplementedError(absent_message("scoring of outputs other than 'instances'"))
             instances = output["instances"].to(torch.device("cpu"))
             if len(instances) and int(instances.pred_classes.max()) >= len(self._class_names):
                 raise ValueError(
@@ -237,9 +237,9 @@ def _check_ground_truth(annotations: list[dict], json_file: str) -> None:
         missing = [key for key in ("bbox", "area", "iscrowd") if key not in anno]
         if missing:
             raise ValueError(
-                f"{json_file}: annotation {anno['id']} has no {', '.join(missing)}, which COCO's "
-                "evaluation needs; add it (area: pixels of the mask, or of the box if there is "
-                "no mask; iscrowd: 0 for a single object)"
+                f"{json_file}: annotation {anno.get('id')} has no {', '.join(missing)}, which "
+                "COCO's evaluation needs; add it (area: pixels of the mask, or of the box if "
+                "there is no mask; iscrowd: 0 for a single object)"
             )
 
 
@@ -274,7 +274,7 @@ def _match_and_accumulate(
     start = time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
         scorer = cocoeval(coco_gt, coco_gt.loadRes(results), task)
-        scorer.params.maxDets = [1, 10, max_dets]
+        scorer.params.maxDets = _detection_limits(max_dets)
         if img_ids is not None:
             scorer.params.imgIds = list(img_ids)
         scorer.evaluate()
@@ -288,6 +288,11 @@ def _match_and_accumulate(
     )
     precision, recall = np.asarray(scorer.eval["precision"]), np.asarray(scorer.eval["recall"])
     return precision, recall, scorer.params.iouThrs
+
+
+def _detection_limits(max_dets: int) -> list[int]:
+    """COCO's 1, 10 and 100, ascending whatever takes the place of 100."""
+    return [min(1, max_dets), min(10, max_dets), max_dets]
 
 
 def _mean(values: np.ndarray) -> float:
@@ -320,7 +325,7 @@ def _log_summary(
     ]
     rows += [
         ("Recall", "0.50:0.95", "all", limit, recall[..., 0, m])
-        for m, limit in enumerate((1, 10, max_dets))
+        for m, limit in enumerate(_detection_limits(max_dets))
     ]
     rows += [
         ("Recall", "0.50:0.95", area, max_dets, recall[..., i, -1])

@@ -23,15 +23,18 @@ from .roi_heads import (
     ROIHeads,
     StandardROIHeads,
 )
+from .test_time_augmentation import DatasetMapperTTA, GeneralizedRCNNWithTTA
 
 __all__ = [
     "ANCHOR_GENERATOR_REGISTRY",
     "BACKBONE_REGISTRY",
     "Backbone",
     "BaseMaskRCNNHead",
+    "DatasetMapperTTA",
     "FPN",
     "FastRCNNOutputLayers",
     "GeneralizedRCNN",
+    "GeneralizedRCNNWithTTA",
     "META_ARCH_REGISTRY",
     "PROPOSAL_GENERATOR_REGISTRY",
     "ROIHeads",

@@ -61,7 +61,7 @@ def get_default_optimizer_params(
         bias["weight_decay"] = weight_decay_bias
     if bias:
         if "bias" in overrides:
-            raise ValueError("Conflicting overrides for 'bias'")
+            raise ValueError("'bias' is in overrides, and has options of its own: give one of them")
         overrides["bias"] = bias
     if lr_factor_func is not None and base_lr is None:
         raise ValueError("lr_factor_func requires base_lr")

@@ -66,10 +66,7 @@ class LRMultiplier(LRScheduler):
         last_iter: last iteration already done; -1 at the start.
         """
         if not isinstance(multiplier, ParamScheduler):
-            raise ValueError(
-                "LRMultiplier(multiplier=) must be an instance of fvcore ParamScheduler. "
-                f"Got {multiplier!r} instead."
-            )
+            raise ValueError(f"multiplier has to be a ParamScheduler of fvcore, not {multiplier!r}")
         self._multiplier = multiplier
         self._max_iter = max_iter
         super().__init__(optimizer, last_epoch=last_iter)

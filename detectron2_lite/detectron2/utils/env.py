@@ -18,7 +18,7 @@ def seed_all_rng(seed: int | None = None) -> None:
     """
     if seed is None:
         seed = int.from_bytes(os.urandom(4), "big")
-        logging.getLogger(__name__).info("Using a generated random seed %d", seed)
+        logging.getLogger(__name__).info("Random seed, drawn: %d", seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
     random.seed(seed)

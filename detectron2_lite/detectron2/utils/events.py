@@ -29,9 +29,7 @@ _STORAGES: list["EventStorage"] = []  # those whose ``with`` block is open, inne
 
 def get_event_storage() -> "EventStorage":
     """Storage of the innermost open ``with EventStorage(...)``; AssertionError where none is."""
-    assert _STORAGES, (
-        "get_event_storage() has to be called inside a 'with EventStorage(...)' context!"
-    )
+    assert _STORAGES, "No storage is open: metrics are put inside `with EventStorage(...)`"
     return _STORAGES[-1]
 
 
@@ -251,7 +249,7 @@ class CommonMetricPrinter(EventWriter):
         fields = [f"iter: {storage.iter}"]
         if self._max_iter is not None and "time" in smooth:
             left = self._max_iter - storage.iter - 1
-            eta = storage.history("time").median(1000) * left
+            eta = left * storage._smooth("time", 1000)
             storage.put_scalar("eta_seconds", eta, smoothing_hint=False)
             fields.insert(0, f"eta: {datetime.timedelta(seconds=int(eta))}")
         fields += [f"{name}: {value:.4g}" for name, (value, _) in smooth.items() if "loss" in name]

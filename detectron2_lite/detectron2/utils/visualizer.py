@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pycocotools.mask as mask_util
 import torch
+from detectron2 import absent_message
 from detectron2.data.catalog import Metadata
 from detectron2.structures import (
     BitMasks,
@@ -176,7 +177,7 @@ class Visualizer:
             ValueError: these do not have the same length.
         """
         if keypoints is not None:
-            raise NotImplementedError("keypoints are not in detectron2_lite; install Detectron2")
+            raise NotImplementedError(absent_message("Visualizer with keypoints"))
         masks = self._as_masks(masks)
         boxes = _as_boxes(boxes)
         given = {"boxes": boxes, "labels": labels, "masks": masks, "colors": assigned_colors}
@@ -199,14 +200,14 @@ class Visualizer:
             if masks is not None:
                 self.draw_binary_mask(masks[i], colors[i], alpha=alpha)
             if boxes is not None:
-                self.draw_box(boxes[i], edge_color=colors[i])
+                self.draw_box(boxes[i], alpha=1.0, edge_color=colors[i])
         for i in order:  # last, so that no mask hides a text
             if labels is not None and corners is not None:
                 self.draw_text(labels[i], corners[i, :2], color=colors[i])
         return self.output
 
     def draw_box(
-        self, box_coord: Sequence[float], alpha: float = 1.0, edge_color: Color = "g"
+        self, box_coord: Sequence[float], alpha: float = 0.5, edge_color: Color = "g"
     ) -> VisImage:
         """Draw the outline of a box, XYXY in pixels of the image."""
         x0, y0, x1, y1 = (int(round(float(v) * self.output.scale)) for v in box_coord)

@@ -72,15 +72,14 @@ class Augmentation:
         return tfm
 
     def _arguments_from(self, aug_input: AugInput) -> list[Any]:
-        names = inspect.signature(self.get_transform).parameters
-        values = [getattr(aug_input, name, None) for name in names]
-        for name, value in zip(names, values, strict=True):
-            if value is None:
+        names = list(inspect.signature(self.get_transform).parameters)
+        for name in names:
+            if not hasattr(aug_input, name):
                 raise AttributeError(
-                    f"{type(self).__name__}.get_transform wants {name!r}, which the "
+                    f"{type(self).__name__}.get_transform wants {name!r}, which a "
                     f"{type(aug_input).__name__} has not got"
                 )
-        return values
+        return [getattr(aug_input, name) for name in names]
 
     def _rand_range(
         self, low: float = 1.0, high: float | None = None, size: int | None = None

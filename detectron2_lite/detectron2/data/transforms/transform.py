@@ -81,7 +81,7 @@ class ResizeTransform(Transform):
         # Pillow knows one-channel images only as (H, W).
         single_channel = img.ndim == 3 and img.shape[2] == 1
         pil = Image.fromarray(img[:, :, 0] if single_channel else img)
-        out = np.asarray(pil.resize((self.new_w, self.new_h), interp))
+        out = np.array(pil.resize((self.new_w, self.new_h), interp))
         return out[:, :, None] if single_channel else out
 
     def _resize_with_torch(self, img: np.ndarray, interp: int) -> np.ndarray:

@@ -1,0 +1,172 @@
+"""Reading and writing checkpoints: tensors, numbers and strings, nothing that runs code."""
+
+import difflib
+import os
+import pickle
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["CheckpointFile", "read_checkpoint", "write_checkpoint"]
+
+TORCH_SUFFIXES = (".pth", ".pt", ".pyth", ".bin")
+SAFETENSORS = ".safetensors"
+WRAPPERS = ("model_state", "model", "state_dict")  # official Hiera; SAM 2, Detectron2; Lightning
+MODULE_PREFIXES = ("module.", "_orig_mod.")  # DistributedDataParallel, torch.compile
+META_KEY = "hiera_det"
+
+
+@dataclass(frozen=True)
+class CheckpointFile:
+    """A state dict, and what the file says about it (`variant`, `source`, `pos_embed`)."""
+
+    path: str
+    state: dict[str, Tensor]
+    meta: dict[str, Any]
+
+
+def read_checkpoint(path: str) -> CheckpointFile:
+    """Reads .pth, .pt, .pyth, .bin or .safetensors, local or http(s)://, on the CPU.
+
+    The state dict may lie bare or under `model_state`, `model` or `state_dict`; a `module.` before
+    every key is dropped. PyTorch files are read with `weights_only=True`: no code in them runs.
+
+    Raises:
+        FileNotFoundError: no such file; names the nearest in its folder.
+        ValueError: damaged; holds more than tensors and plain values; holds no tensors; a suffix
+            that is none of the above.
+    """
+    local = _local_path(str(path))
+    suffix = os.path.splitext(local)[1].lower()
+    if suffix == SAFETENSORS:
+        state, meta = _read_safetensors(local)
+    elif suffix in TORCH_SUFFIXES:
+        content = _read_torch(local)
+        meta = content.get(META_KEY, {}) if isinstance(content, Mapping) else {}
+        state = _unwrap(content, local)
+    else:
+        known = ", ".join((*TORCH_SUFFIXES, SAFETENSORS))
+        raise ValueError(f"{path}: the suffix {suffix!r} is none of {known}")
+    if not state:
+        raise ValueError(f"{path} holds no tensors: its state dict is empty")
+    if not isinstance(meta, Mapping):
+        raise ValueError(f"{path}: {META_KEY!r} is a {type(meta).__name__}, not a dict")
+    return CheckpointFile(str(path), _strip_module(state), dict(meta))
+
+
+def write_checkpoint(path: str, state: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+    """Writes {"model": state, "hiera_det": meta}; in .safetensors, meta is the file's metadata.
+
+    The file appears under its name only once it is complete.
+
+    Args:
+        path: .pth or .safetensors.
+        state: tensors.
+        meta: numbers and strings; strings alone survive in .safetensors, so numbers become strings.
+
+    Raises:
+        ValueError: another suffix.
+        FileExistsError: there is such a file; nothing is overwritten.
+        FileNotFoundError: there is no such folder.
+    """
+    suffix = os.path.splitext(path)[1].lower()
+    if suffix not in (".pth", SAFETENSORS):
+        raise ValueError(f"{path}: write .pth or {SAFETENSORS}")
+    if os.path.exists(path):
+        raise FileExistsError(f"{path} exists; remove it or choose another name")
+    if not os.path.isdir(os.path.dirname(path) or "."):
+        raise FileNotFoundError(f"{path}: there is no folder {os.path.dirname(path)}")
+    state = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+    temporary = f"{path}.{os.getpid()}.tmp"
+    try:
+        if suffix == SAFETENSORS:
+            _safetensors().save_file(state, temporary, {k: str(v) for k, v in meta.items()})
+        else:
+            torch.save({"model": state, META_KEY: dict(meta)}, temporary)
+        os.rename(temporary, path)
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+
+
+# ------------------------------------------------------------------------------------ helpers
+def _local_path(path: str) -> str:
+    if path.startswith(("http://", "https://")):
+        from iopath.common.file_io import HTTPURLHandler, PathManager  # needed for URLs alone
+
+        manager = PathManager()
+        manager.register_handler(HTTPURLHandler())
+        return manager.get_local_path(path)
+    path = os.path.expanduser(path)
+    if os.path.isfile(path):
+        return path
+    folder = os.path.dirname(path) or "."
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(f"{path}: there is no folder {folder}")
+    files = sorted(f for f in os.listdir(folder) if f.endswith((*TORCH_SUFFIXES, SAFETENSORS)))
+    near = difflib.get_close_matches(os.path.basename(path), files, n=3, cutoff=0.4)
+    hint = f"nearest in {folder}: {', '.join(near)}" if near else f"{folder} has none like it"
+    raise FileNotFoundError(f"{path} does not exist; {hint}")
+
+
+def _read_torch(path: str) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        refused = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if refused:
+            raise ValueError(
+                f"{path} is refused: it holds more than tensors and plain values "
+                f"({refused[1]}), which could run code when loaded. If you trust its author, save "
+                "the weights alone: torch.save(torch.load(file, weights_only=False)['model'], new)"
+            ) from error
+        first_line = str(error).strip().split("\n")[0][:200]
+        raise ValueError(f"{path} is damaged or no checkpoint of PyTorch: {first_line}") from error
+
+
+def _safetensors():
+    try:
+        import safetensors.torch
+    except ImportError as error:
+        raise ImportError(".safetensors files need `pip install safetensors`") from error
+    return safetensors.torch
+
+
+def _read_safetensors(path: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    _safetensors()
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged or no safetensors file: {error}") from error
+
+
+def _unwrap(content: Any, path: str) -> dict[str, Tensor]:
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{path} holds a {type(content).__name__}, not a state dict")
+    state, where = content, "its top level"
+    for wrapper in WRAPPERS:
+        if isinstance(content.get(wrapper), Mapping):
+            state, where = content[wrapper], repr(wrapper)
+            break
+    other = [key for key, value in state.items() if not isinstance(value, Tensor)]
+    if other:
+        raise ValueError(
+            f"{path} holds no state dict: {where} has {other[0]!r}, a "
+            f"{type(state[other[0]]).__name__}. Expected are tensors, bare or under one of "
+            f"{', '.join(WRAPPERS)}"
+        )
+    return dict(state)
+
+
+def _strip_module(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    for prefix in MODULE_PREFIXES:
+        if all(key.startswith(prefix) for key in state):
+            state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return state
