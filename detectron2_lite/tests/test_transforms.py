@@ -219,11 +219,10 @@ def test_resize_scales_coordinates_and_inverts():
     np.testing.assert_allclose(transform.inverse().apply_coords(scaled), points)
 
 
-@pytest.mark.lite_only
-def test_resize_does_not_cut_off_integer_coordinates():
-    """Integers become floats; in Detectron2 they stay integers and lose up to a pixel."""
+def test_resize_cuts_off_integer_coordinates():
+    """Points keep their dtype: integers lose up to a pixel."""
     transform = T.ResizeTransform(10, 10, 15, 15)
-    np.testing.assert_array_equal(transform.apply_coords(np.array([[1, 3]])), [[1.5, 4.5]])
+    np.testing.assert_array_equal(transform.apply_coords(np.array([[1, 3]])), [[1, 4]])
 
 
 @pytest.mark.lite_only

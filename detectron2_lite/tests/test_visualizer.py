@@ -162,6 +162,22 @@ def test_bw_mode_is_grey_outside_of_the_masks(image, metadata):
     assert (picture[50, 40, 0] != picture[50, 40, 1:]).any()
 
 
+@pytest.mark.lite_only
+def test_bw_mode_keeps_the_colours_within_masks(image, metadata):
+    """Within the masks the picture is that of ColorMode.IMAGE."""
+    coloured, grey = (
+        as_int(
+            Visualizer(image, metadata, instance_mode=mode).draw_instance_predictions(
+                make_predictions()
+            )
+        )
+        for mode in (ColorMode.IMAGE, ColorMode.IMAGE_BW)
+    )
+    within = np.s_[45:55, 30:50]
+    np.testing.assert_array_equal(coloured[within], grey[within])
+    assert (coloured[115:] != grey[115:]).any()
+
+
 def test_annotations_are_drawn(image, metadata):
     """draw_dataset_dict takes boxes in their mode, polygons and crowds."""
     polygon = [40.0, 30, 100, 30, 100, 90, 40, 90]

@@ -150,7 +150,8 @@ def check_trunk(converted: Converted) -> None:
         if key in state and state[key].shape != value.shape
     ]
     if problems:
-        raise ValueError(f"{len(problems)} tensors do not fit: {listed(problems, 8, '; ')}")
+        names = listed(problems, 8, "; ")
+        raise ValueError(f"{len(problems)} tensors do not fit {converted.variant}: {names}")
 
 
 def trunk_size(state: Mapping[str, Tensor]) -> tuple[int, int]:
@@ -203,11 +204,11 @@ def _stage_depths(source: Source, state: Mapping[str, Tensor]) -> list[int]:
 
 def _unknown_keys(unknown: list[str], source: Source, found: Mapping[str, Tensor]) -> str:
     known = {name for row in source.table for name in _names(source.prefix + row, found)}
-    lines = []
-    for key in unknown:
+    lines = list(unknown)
+    for i, key in enumerate(unknown[:8]):
         near = difflib.get_close_matches(key, known, n=1, cutoff=0.8)
-        lines.append(f"{key} (like {near[0]}?)" if near else key)
-    return f"{len(unknown)} keys that a file of {source.name} has not: {listed(lines)}"
+        lines[i] = f"{key} (like {near[0]}?)" if near else key
+    return f"{len(unknown)} keys that a file of {source.name} has not: {listed(lines, 8)}"
 
 
 def _names(row: str, found: Mapping[str, Tensor]) -> list[str]:

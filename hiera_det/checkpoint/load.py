@@ -163,8 +163,8 @@ def _check_same_network(trunk: Hiera, converted: Converted) -> None:
         raise ValueError(
             f"these are weights of {variant}, trained with window_size={list(v['window_size'])} "
             f"and global_attn_blocks={list(v['global_attn_blocks'])}; the model's trunk attends "
-            f"in other windows, where they give other features. Use the {variant} config, or set "
-            "both on the trunk"
+            "in other windows, where they give other features. Use "
+            f"configs/COCO/mask_rcnn_{variant}.py, or set both on the trunk"
         )
 
 
@@ -210,7 +210,7 @@ def _load(
             lines.append(f"Other shapes, file and model ({len(refused)}): {listed(shapes)}.")
         if left_over:
             lines.append(f"Without a place in the model ({len(left_over)}): {listed(left_over)}.")
-        lines.append(_fix(missing + refused, left_over, partial))
+        lines.append(_fix(missing, refused, left_over, partial))
         raise ValueError("\n  ".join(lines))
     loaded = {k: v for k, v in state.items() if k in own and k not in misshapen}
     model.load_state_dict(loaded, strict=False)
@@ -221,14 +221,18 @@ def _matches(key: str, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(key, pattern) for pattern in patterns)
 
 
-def _fix(anew: Sequence[str], unexpected: Sequence[str], partial: bool) -> str:
+def _fix(
+    missing: Sequence[str], misshapen: Sequence[str], left_over: Sequence[str], partial: bool
+) -> str:
     options = ["take the config that the file was made for, or a file made for this one"]
-    if any(key.startswith("roi_heads.") for key in anew):
+    if any("predictor" in key for key in misshapen):
         options.append("give the model as many classes as the file has")
-    if anew and partial:
-        options.append(f'start them anew: "train.allow_missing={_patterns(anew)}"')
-    if unexpected and partial:
-        options.append(f'drop them: "train.allow_unexpected={_patterns(unexpected)}"')
+    if partial and any(".trunk." in key for key in left_over):
+        options.append("take the file's trunk alone, by tools/convert_weights.py")
+    if partial and (missing or misshapen):
+        options.append(f'start anew: "train.allow_missing={_patterns([*missing, *misshapen])}"')
+    if partial and left_over:
+        options.append(f'leave out: "train.allow_unexpected={_patterns(left_over)}"')
     return "Fix: " + "; or ".join(options) + "."
 
 

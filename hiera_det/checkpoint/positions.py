@@ -4,7 +4,7 @@ Two kinds: "absolute", a table (1, rows * cols, C) over the tokens of stage 1; a
 (arXiv 2311.05613), a background (1, C, r, c) that is interpolated to the input plus a window
 (1, C, 8, 8) that is tiled. Hiera's blocks attend in windows of 8x8 tokens from the start, and the
 table it learns repeats in each of them. Interpolation to a larger input stretches that repetition
-out of step with the windows; `window_error` measures it.
+out of step with the windows; `table_errors` measures it.
 """
 
 import math
@@ -18,11 +18,13 @@ from ..modeling.hiera import UNIT_SIZE
 
 __all__ = [
     "absolute_to_window",
+    "change_size",
     "fit_positions",
     "resize_absolute",
     "resize_background",
+    "synthetic_table",
+    "table_errors",
     "table_size",
-    "window_error",
     "window_to_absolute",
 ]
 
@@ -142,44 +144,62 @@ def fit_positions(
     return out, f"window and {old} background written out as {new}"
 
 
-def window_error(method: str, size: int = 256, background: int = 7, seed: int = 0) -> float:
-    """How much of the window-periodic part of a 56x56 table survives a change of size.
-
-    The table is a random 8x8 window, tiled, plus a smooth background. It is brought to size x size
-    tokens, the background's own result is taken off, and what is left is compared with the window
-    tiled at that size, which is what the trunk saw in every window of pretraining.
+def change_size(table: Tensor, size: int, method: str, background: int = 7) -> Tensor:
+    """A square absolute table at size x size tokens, by each of the ways there are.
 
     Args:
-        method: "interpolate", plain bicubic of the table; "keep_windows", `resize_absolute`;
-            "absolute_win", `absolute_to_window` and back.
+        table: (1, N, C).
         size: tokens on a side, a multiple of 8.
+        method: "interpolate", plain bicubic; "keep_windows", `resize_absolute`; "absolute_win",
+            `absolute_to_window` and back.
         background: cells on a side, for "absolute_win".
 
     Returns:
-        The relative L2 error; 0 is perfect, 1 is as far off as no window at all.
+        (1, size * size, C).
     """
+    if method == "interpolate":
+        maps = table.transpose(1, 2).unflatten(2, table_size({"pos_embed": table}))
+        return resize_background(maps, (size, size)).flatten(2).transpose(1, 2)
+    if method == "keep_windows":
+        return resize_absolute(table, (size, size))
+    if method == "absolute_win":
+        parts = absolute_to_window(table, (background, background))
+        return window_to_absolute(*parts, (size, size))
+    raise ValueError(f'method={method!r}: "interpolate", "keep_windows" or "absolute_win"')
+
+
+def synthetic_table(seed: int = 0, channels: int = 32) -> tuple[Tensor, Tensor]:
+    """A table as Hiera learns it: a random background (1, C, 3, 3) and window (1, C, 8, 8)."""
     generator = torch.Generator().manual_seed(seed)
-    window = torch.randn(1, 32, UNIT_SIZE, UNIT_SIZE, generator=generator, dtype=torch.float64)
+    shape = (1, channels, UNIT_SIZE, UNIT_SIZE)
+    window = torch.randn(shape, generator=generator, dtype=torch.float64)
     window -= window.mean(dim=(2, 3), keepdim=True)  # a constant would be background
-    smooth = torch.randn(1, 32, 3, 3, generator=generator, dtype=torch.float64)
+    return torch.randn(1, channels, 3, 3, generator=generator, dtype=torch.float64), window
 
-    def resized(table: Tensor) -> Tensor:
-        if method == "interpolate":
-            maps = table.transpose(1, 2).unflatten(2, (56, 56))  # (1, N, C) -> (1, C, 56, 56)
-            maps = F.interpolate(maps, size=(size, size), mode="bicubic", align_corners=False)
-            return maps.flatten(2).transpose(1, 2)
-        if method == "keep_windows":
-            return resize_absolute(table, (size, size))
-        if method == "absolute_win":
-            parts = absolute_to_window(table, (background, background))
-            return window_to_absolute(*parts, (size, size))
-        raise ValueError(f'method={method!r}: "interpolate", "keep_windows" or "absolute_win"')
 
-    table = window_to_absolute(smooth, window, (56, 56))
-    alone = window_to_absolute(smooth, torch.zeros_like(window), (56, 56))
-    ideal = _tile(window, (size, size)).flatten(2).transpose(1, 2)
-    left = resized(table) - resized(alone)
-    return float((left - ideal).norm() / ideal.norm())
+def table_errors(
+    method: str, size: int = 256, background: int = 7, seed: int = 0
+) -> tuple[float, float]:
+    """What a change of size does to the window and to the background of a 56x56 table.
+
+    The table is `synthetic_table`. The ideal at another size is the same window tiled, which is
+    what every attention window saw in pretraining, plus the same background interpolated.
+
+    Args:
+        method, size, background: as in `change_size`.
+
+    Returns:
+        The relative L2 errors of the window's part and of the background's part; 0 is perfect, 1
+        as far off as without it.
+    """
+    smooth, window = synthetic_table(seed)
+    errors = []
+    for parts in ((torch.zeros_like(smooth), window), (smooth, torch.zeros_like(window))):
+        ideal = window_to_absolute(*parts, (size, size))
+        # Every method is linear, so that the parts can be measured one at a time.
+        result = change_size(window_to_absolute(*parts, (56, 56)), size, method, background)
+        errors.append(float((result - ideal).norm() / ideal.norm()))
+    return errors[0], errors[1]
 
 
 # ------------------------------------------------------------------------------------- helpers

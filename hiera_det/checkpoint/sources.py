@@ -34,6 +34,8 @@ _SAM2 = {
     "blocks.{i}.mlp.layers.0.{p}": "blocks.{i}.mlp.fc1.{p}",
     "blocks.{i}.mlp.layers.1.{p}": "blocks.{i}.mlp.fc2.{p}",
 }
+# timm interpolates this background with antialias=True, which is another cubic kernel (a = -0.5;
+# here and in SAM 2 -0.75): features are equal where it is not resized, and close elsewhere.
 _TIMM_ABSWIN = {
     "pos_embed": "pos_embed",
     "pos_embed_win": "pos_embed_window",
@@ -192,7 +194,7 @@ SOURCES: tuple[Source, ...] = (
         left_out=(_ENCODER_NORM, _FUSION, _DECODER),
     ),
     Source("timm abswin", (_PATCH, _QKV, "pos_embed_win"), _TIMM_ABSWIN, left_out=(_HEAD,)),
-    replace(
+    replace(  # without the head, only the user can tell it from a trunk of this project
         _PLAIN,
         name="timm SAM 2",
         marks=(*_OFFICIAL_MARKS, "pos_embed_window", "head.norm.weight"),

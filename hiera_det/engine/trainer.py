@@ -51,7 +51,9 @@ class Trainer(SimpleTrainer):
 
     def run_step(self) -> None:
         start = time.perf_counter()
-        batch = next(self._data_loader_iter)
+        # A loader draws random numbers when it begins, which is another iteration after a resume.
+        with torch.random.fork_rng(devices=[]):
+            batch = next(self._data_loader_iter)
         data_time = time.perf_counter() - start
         with torch.autocast(self.device_type, self.dtype, enabled=self.dtype is not None):
             losses = self.model(batch)

@@ -1,5 +1,6 @@
 """Schedules in epochs and images, and optimizer groups."""
 
-from .schedule import iterations, warmup_multistep
+from .param_groups import optimizer_params
+from .schedule import iterations, warmup_cosine, warmup_multistep
 
-__all__ = ["iterations", "warmup_multistep"]
+__all__ = ["iterations", "optimizer_params", "warmup_cosine", "warmup_multistep"]

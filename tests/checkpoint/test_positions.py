@@ -8,8 +8,8 @@ from hiera_det.checkpoint.positions import (
     absolute_to_window,
     fit_positions,
     resize_absolute,
+    table_errors,
     table_size,
-    window_error,
     window_to_absolute,
 )
 from hiera_det.modeling.hiera import Hiera
@@ -104,11 +104,21 @@ def test_bad_tables_are_errors():
         resize_absolute(torch.zeros(1, 64, 4), (20, 16))
 
 
-def test_plain_interpolation_loses_the_windows_and_conversion_keeps_them():
-    """The figures of docs/position_embeddings.md."""
-    assert window_error("interpolate", 56) < 1e-12
-    assert window_error("interpolate", 256) > 1.0
-    assert window_error("keep_windows", 256) < 1e-12
-    assert window_error("absolute_win", 256) < 1e-12
+@pytest.mark.parametrize(
+    ("method", "cells", "expected"),
+    [  # the figures of docs/position_embeddings.md
+        ("interpolate", 0, (1.321, 0.004)),
+        ("keep_windows", 0, (0.0, 0.082)),
+        ("absolute_win", 7, (0.0, 0.071)),
+        ("absolute_win", 14, (0.0, 0.070)),
+    ],
+)
+def test_plain_interpolation_loses_the_windows_and_conversion_keeps_them(method, cells, expected):
+    assert_close(table_errors(method, 256, cells), expected, rtol=0, atol=6e-4)
+
+
+def test_nothing_happens_to_a_table_at_its_own_size():
+    for method in ("interpolate", "keep_windows"):
+        assert_close(table_errors(method, 56), (0.0, 0.0), **EXACT)
     with pytest.raises(ValueError, match="method='nearest'"):
-        window_error("nearest")
+        table_errors("nearest")

@@ -84,9 +84,7 @@ class MapDataset(Dataset):
 
     def __init__(self, dataset: Dataset, map_func: Callable[[Any], Any]) -> None:
         if isinstance(dataset, IterableDataset):
-            raise NotImplementedError(
-                absent_message("MapDataset over an IterableDataset")
-            )
+            raise NotImplementedError(absent_message("MapDataset over an IterableDataset"))
         self._dataset = dataset
         self._map_func = PicklableWrapper(map_func)
         self._rng = random.Random(42)

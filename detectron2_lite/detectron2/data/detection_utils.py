@@ -135,8 +135,8 @@ def transform_instance_annotations(
     h, w = image_size
 
     box = BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)
-    # float64: fvcore's transforms work in place, and integers would be cut off at every step
-    box = transforms.apply_box(np.array([box], dtype=np.float64))[0].clip(min=0)
+    # Integers stay integers, cut off at each resize, as in Detectron2: the targets are the same.
+    box = transforms.apply_box(np.array([box]))[0].clip(min=0)
     annotation["bbox"] = np.minimum(box, [w, h, w, h])
     annotation["bbox_mode"] = BoxMode.XYXY_ABS
 
@@ -144,7 +144,7 @@ def transform_instance_annotations(
         segm = annotation["segmentation"]
         if isinstance(segm, list):
             polygons = [
-                np.array(p, dtype=np.float64).reshape(-1, 2)  # (2P,) -> (P, 2)
+                np.array(p).reshape(-1, 2)  # (2P,) -> (P, 2)
                 for p in segm
             ]
             annotation["segmentation"] = [

@@ -106,7 +106,7 @@ class COCOEvaluator(DatasetEvaluator):
         """
         for one_input, output in zip(inputs, outputs, strict=True):
             if "instances" not in output:
-                raise NotImplementedError(absent_message("scoring of outputs other than 'instances'"))
+                raise NotImplementedError(absent_message("scoring anything but 'instances'"))
             instances = output["instances"].to(torch.device("cpu"))
             if len(instances) and int(instances.pred_classes.max()) >= len(self._class_names):
                 raise ValueError(

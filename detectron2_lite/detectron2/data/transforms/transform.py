@@ -105,9 +105,10 @@ class ResizeTransform(Transform):
         return out[:, :, 0] if img.ndim == 2 else out
 
     def apply_coords(self, coords: np.ndarray) -> np.ndarray:
-        """Scale (N, 2) points (x, y); integers become float64."""
+        """Scale (N, 2) points (x, y). The dtype stays, so integers are cut off, as Detectron2's."""
         dtype = coords.dtype if np.issubdtype(coords.dtype, np.floating) else np.float64
-        return coords * np.array([self.new_w / self.w, self.new_h / self.h], dtype=dtype)
+        scale = np.array([self.new_w / self.w, self.new_h / self.h], dtype=dtype)
+        return (coords * scale).astype(coords.dtype, copy=False)
 
     def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
         """Resize a label map or a mask, (H, W), without mixing labels."""

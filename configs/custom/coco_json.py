@@ -1,0 +1,34 @@
+"""Your own dataset, as COCO-format JSON files: nothing to register, nothing to edit. Class names
+and their number come from the training file.
+
+    python tools/lazyconfig_train_net.py --config-file configs/custom/coco_json.py \
+        dataloader.train_json=train.json dataloader.train_images=images/train \
+        dataloader.val_json=val.json dataloader.val_images=images/val \
+        train.init_checkpoint=mae_hiera_base_224.pth train.epochs=50
+
+The model is mask_rcnn_hiera_b.py at a batch of 16; `model.backbone.bottom_up.trunk.variant` and
+`global_attn_blocks` choose another size.
+"""
+
+import hiera_det.data.coco_json  # registers the resolvers used below
+
+from ..COCO.mask_rcnn_hiera_b import dataloader, lr_multiplier, model, optimizer, train
+
+dataloader.update(train_json="???", train_images="???", val_json="???", val_images="???")
+dataloader.train.dataset.names = (
+    "${register_coco_json:${dataloader.train_json},${dataloader.train_images}}"
+)
+dataloader.test.dataset.names = (
+    "${register_coco_json:${dataloader.val_json},${dataloader.val_images}}"
+)
+dataloader.train.total_batch_size = 16
+
+model.roi_heads.num_classes = "${num_classes:${dataloader.train_json}}"
+
+train.output_dir = "./output/custom"
+train.epochs = 50
+train.epoch_images = "${num_images:${dataloader.train_json}}"
+train.eval_period = 1000
+train.checkpointer.period = 1000
+
+optimizer.lr = 1.75e-5  # 3.5e-5 for 64 images, by the square root of the batch

@@ -1,0 +1,1 @@
+"""Masked-autoencoder pretraining of the trunk that detection starts from."""
