@@ -149,7 +149,7 @@ def random_crop(
 
 
 def center_crop(image: Image.Image, size: Sequence[int], share: float = 224 / 256) -> Image.Image:
-    """The middle of the image, of the shape of `size` = (H, W), with `share` of its shorter side."""
+    """The middle of an image at `size` = (H, W): the largest box of that shape, times `share`."""
     image = _upright(image)
     width, height = image.size
     factor = share * min(width / size[1], height / size[0])
@@ -181,9 +181,8 @@ def _resize(image: Image.Image, box: Box, size: Sequence[int]) -> Image.Image:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bits; Pillow would clip them at 255
-        return Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)).convert(
-            "RGB"
-        )
+        eight = (np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)
+        return Image.fromarray(eight).convert("RGB")
     if image.mode == "F":
         raise ValueError("pixels are floating-point numbers of unknown range; save it with 8 bits")
     if image.mode == "P" and "transparency" in image.info:

@@ -19,26 +19,36 @@ import detectron2
 import numpy as np
 import pytest
 
-GOLDEN = Path(__file__).parent / "golden"
+HERE = Path(__file__).resolve().parent
+GOLDEN = HERE / "golden"
+COCO_TINY = HERE.parents[2] / "shared" / "coco_tiny"
 IS_LITE = detectron2.__version__.endswith("+lite")
 
 
-class _GoldenModels(importlib.abc.MetaPathFinder):
-    """Makes ``import golden_models`` work in tests, whatever pytest's import mode is."""
+_SHARED = {
+    "golden_models": GOLDEN / "golden_models.py",
+    "golden_inputs": GOLDEN / "golden_inputs.py",
+    "mutations": HERE / "mutations.py",
+}
+
+
+class _SharedModules(importlib.abc.MetaPathFinder):
+    """Makes the modules that tests share importable, whatever pytest's import mode is."""
 
     def find_spec(self, fullname: str, path: Any, target: Any = None) -> Any:
-        if fullname == "golden_models":
-            return importlib.util.spec_from_file_location(fullname, GOLDEN / f"{fullname}.py")
-        return None
+        if fullname not in _SHARED:
+            return None
+        return importlib.util.spec_from_file_location(fullname, _SHARED[fullname])
 
 
-sys.meta_path.append(_GoldenModels())
+sys.meta_path.append(_SharedModules())
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "lite_only: states a promise of detectron2_lite that Detectron2 does not make"
     )
+    config.addinivalue_line("markers", "slow: takes more than a few seconds")
 
 
 def pytest_report_header() -> str:
@@ -68,6 +78,15 @@ def golden_json() -> Mapping[str, Any]:
     return json.loads((GOLDEN / "golden.json").read_text())["values"]
 
 
+def _registered(name: str, json_file: Path, images: Path) -> str:
+    from detectron2.data import DatasetCatalog
+    from detectron2.data.datasets import register_coco_instances
+
+    if name not in DatasetCatalog.list():
+        register_coco_instances(name, {}, str(json_file), str(images))
+    return name
+
+
 @pytest.fixture(scope="session")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
     """``toy("train")``, ``toy("val")``: registered name of a 3-class COCO-format set.
@@ -75,17 +94,23 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
     20 training and 10 validation images of 256x256; polygons, crowd RLEs, an image without
     annotations, one with only a crowd.
     """
-    from detectron2.data import DatasetCatalog
-    from detectron2.data.datasets import register_coco_instances
-
     root = tmp_path_factory.mktemp("toy")
     with zipfile.ZipFile(GOLDEN / "toy.zip") as archive:
         archive.extractall(root)
+    return lambda split: _registered(f"golden_toy_{split}", root / f"{split}.json", root / "images")
 
-    def register(split: str) -> str:
-        name = f"golden_toy_{split}"
-        if name not in DatasetCatalog.list():
-            register_coco_instances(name, {}, str(root / f"{split}.json"), str(root / "images"))
-        return name
 
-    return register
+@pytest.fixture(scope="session")
+def coco_tiny() -> Callable[[str], str]:
+    """``coco_tiny("train")``, ``coco_tiny("val")``: registered name of 80 real COCO images each.
+
+    They are not part of the repository: without them the test is skipped.
+    """
+    if not COCO_TINY.is_dir():
+        pytest.skip(f"no COCO sample at {COCO_TINY}")
+    annotations = COCO_TINY / "annotations"
+    return lambda split: _registered(
+        f"coco_tiny_{split}",
+        annotations / f"instances_{split}2017.json",
+        COCO_TINY / f"{split}2017",
+    )

@@ -3,7 +3,6 @@
 import copy
 import json
 import logging
-from pathlib import Path
 
 import detectron2.data.transforms as T
 import numpy as np
@@ -22,7 +21,6 @@ from detectron2.data.datasets import load_coco_json, register_coco_instances
 from detectron2.structures import BoxMode, polygons_to_bitmask
 from PIL import Image
 
-COCO_TINY = Path(__file__).parents[3] / "shared" / "coco_tiny"
 TRIANGLE = [1.0, 1.0, 5.0, 1.0, 5.0, 4.0]
 
 
@@ -256,7 +254,7 @@ def rgb_file(tmp_path) -> tuple[str, np.ndarray]:
 
 
 def test_read_image_formats(rgb_file):
-    """"BGR" reverses the channels, "L" has one, None keeps the mode of the file."""
+    """Format "BGR" reverses the channels, "L" has one, None keeps the mode of the file."""
     path, pixels = rgb_file
     np.testing.assert_array_equal(utils.read_image(path, "RGB"), pixels)
     np.testing.assert_array_equal(utils.read_image(path, "BGR"), pixels[:, :, ::-1])
@@ -521,16 +519,11 @@ def test_mapper_names_the_image_of_a_bad_annotation(toy):
 # ---------------------------------------------------------------- real images
 
 
-@pytest.mark.skipif(not COCO_TINY.is_dir(), reason=f"no COCO sample at {COCO_TINY}")
 @pytest.mark.parametrize(("split", "num_annotations"), [("train", 705), ("val", 815)])
-def test_real_coco_loads_and_maps(split, num_annotations):
+def test_real_coco_loads_and_maps(split, num_annotations, coco_tiny):
     """Every image of a real sample goes through the mapper; boxes lie within the images and
     enclose their masks."""
-    name = f"test_datasets_coco_tiny_{split}"
-    if name not in DatasetCatalog.list():
-        json_file = COCO_TINY / "annotations" / f"instances_{split}2017.json"
-        images = COCO_TINY / f"{split}2017"
-        register_coco_instances(name, {}, str(json_file), str(images))
+    name = coco_tiny(split)
     dicts = DatasetCatalog.get(name)
     assert sum(len(d["annotations"]) for d in dicts) == num_annotations
     coco_classes = MetadataCatalog.get("coco_2017_val").thing_classes

@@ -6,7 +6,7 @@ import logging
 import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.config import LazyConfig, instantiate
+from detectron2.config import LazyConfig
 from detectron2.engine import (
     AMPTrainer,
     HookBase,
@@ -22,7 +22,7 @@ from detectron2.engine import (
 from detectron2.solver import WarmupParamScheduler
 from detectron2.utils.events import EventWriter, get_event_storage
 from fvcore.common.param_scheduler import CosineParamScheduler, MultiStepParamScheduler
-from golden_models import MODELS, load_seeded
+from golden_inputs import seeded_model
 from omegaconf import OmegaConf
 from torch import nn
 from torch.testing import assert_close
@@ -228,7 +228,7 @@ def test_training_trajectory(golden, toy):
     from detectron2.solver import get_default_optimizer_params
     from detectron2.utils.env import seed_all_rng
 
-    model = load_seeded(instantiate(MODELS["fpn_ln"]()))
+    model = seeded_model("fpn_ln")
     dicts = get_detection_dataset_dicts(toy("train"))
     seed_all_rng(5)
     size = (256, 256)

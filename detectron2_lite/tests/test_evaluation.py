@@ -24,7 +24,6 @@ from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.structures import Boxes, BoxMode, Instances, polygons_to_bitmask
 
-COCO_TINY = Path(__file__).parents[3] / "shared" / "coco_tiny"
 METRICS = ["AP", "AP50", "AP75", "APs", "APm", "APl"]
 
 
@@ -59,13 +58,10 @@ def ground_truth_as_predictions(name: str):
         size = record["height"], record["width"]
         annos = [a for a in record["annotations"] if not a["iscrowd"]]
         if annos:
-            yield record["image_id"], predictions(
-                size,
-                [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in annos],
-                [1.0] * len(annos),
-                [a["category_id"] for a in annos],
-                [mask_of(a["segmentation"], *size) for a in annos],
-            )
+            boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in annos]
+            classes = [a["category_id"] for a in annos]
+            masks = [mask_of(a["segmentation"], *size) for a in annos]
+            yield record["image_id"], predictions(size, boxes, [1.0] * len(annos), classes, masks)
 
 
 def jittered_ground_truth(name: str):
@@ -154,12 +150,9 @@ def test_ground_truth_as_predictions_gives_100(toy):
         assert metrics["AP"] == metrics["AP75"] == pytest.approx(100)
 
 
-@pytest.mark.skipif(not COCO_TINY.is_dir(), reason=f"no COCO sample at {COCO_TINY}")
-def test_ground_truth_as_predictions_gives_100_on_real_images():
+def test_ground_truth_as_predictions_gives_100_on_real_images(coco_tiny):
     """80 real images, all 80 classes, crowds among them."""
-    name = "test_evaluation_coco_tiny"
-    json_file = COCO_TINY / "annotations" / "instances_val2017.json"
-    register_coco_instances(name, {}, str(json_file), str(COCO_TINY / "val2017"))
+    name = coco_tiny("val")
     evaluator = feed(COCOEvaluator(name), ground_truth_as_predictions(name))
     for metrics in evaluator.evaluate().values():
         assert len(metrics) == 6 + 80

@@ -33,21 +33,19 @@ def _channel_norm():
     ("name", "scale", "tol"), [("layers/ln", 1, 1e-5), ("layers/ln_small", 1e-3, 1e-4)]
 )
 def test_ln_normalises_channels_with_eps_1e_6(golden, name, scale, tol):
-    """ "LN" is over dim 1 at each position, with the biased variance and eps 1e-6."""
+    """Norm "LN" is over dim 1 at each position, with the biased variance and eps 1e-6."""
     x = np.random.RandomState(60).standard_normal((2, 8, 5, 6)).astype(np.float32) * 3 + 1
     out = _channel_norm()(torch.from_numpy(x) * scale)
     torch.testing.assert_close(out, torch.from_numpy(golden[name]), rtol=tol, atol=tol)
 
 
 def test_ln_equals_torch_layer_norm_and_its_gradient():
-    """ "LN" is torch's LayerNorm over the channels of the map."""
+    """Norm "LN" is torch's LayerNorm over the channels of the map."""
     x = torch.randn(2, 8, 5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     ours, theirs = LayerNorm(8).double(), nn.LayerNorm(8, eps=1e-6).double()
     a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
-    out_a, out_b = (
-        ours(a),
-        theirs(b.permute(0, 2, 3, 1)).permute(0, 3, 1, 2),
-    )  # through (N, H, W, C)
+    out_a = ours(a)
+    out_b = theirs(b.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)  # through (N, H, W, C)
     torch.testing.assert_close(out_a, out_b, rtol=0, atol=1e-12)
     out_a.pow(3).sum().backward()
     out_b.pow(3).sum().backward()
@@ -55,7 +53,7 @@ def test_ln_equals_torch_layer_norm_and_its_gradient():
 
 
 def test_ln_is_not_a_torch_layer_norm(golden_json):
-    """ "LN" is no subclass of nn.LayerNorm, so the optimizer treats its weights as any others."""
+    """Norm "LN" is no subclass of nn.LayerNorm, so the optimizer decays its weights."""
     assert isinstance(get_norm("LN", 8), nn.LayerNorm) is golden_json["layers/ln_is_nn_layernorm"]
     assert golden_json["layers/ln_is_nn_layernorm"] is False
 

@@ -5,59 +5,20 @@ import numpy as np
 import pytest
 import torch
 from detectron2.config import instantiate
-from detectron2.structures import Boxes, Instances, PolygonMasks
+from detectron2.structures import Instances
 from detectron2.utils.events import EventStorage
+from golden_inputs import batch, image, random_instances, seeded_model
 
 MODELS = ["fpn", "fpn_ln", "sfp", "cascade"]
-SIZES = [(192, 256), (224, 160)]
-
-
-def _random_instances(seed, n, height, width):
-    """n regular polygons with 3 to 7 corners, clipped to the image, of 3 classes."""
-    r = np.random.RandomState(seed)
-    polygons, boxes = [], []
-    for _ in range(n):
-        x, y = r.uniform(30, width - 30), r.uniform(30, height - 30)
-        radius, corners = r.uniform(14, 45), r.randint(3, 8)
-        angle = np.arange(corners) * 2 * np.pi / corners + r.uniform(0, 3)
-        points = np.stack([x + radius * np.cos(angle), y + radius * np.sin(angle)], 1)
-        points = points.clip(0, [width, height])
-        polygons.append([points.reshape(-1)])
-        boxes.append(np.concatenate([points.min(0), points.max(0)]))
-    return Instances(
-        (height, width),
-        gt_boxes=Boxes(torch.tensor(np.array(boxes).reshape(-1, 4), dtype=torch.float32)),
-        gt_classes=torch.from_numpy(r.randint(0, 3, n)).long(),
-        gt_masks=PolygonMasks(polygons),
-    )
-
-
-def _image(seed, height, width):
-    image = golden_models.block_image(seed, height, width)
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
-
-
-def _batch(with_instances):
-    batch = []
-    for i, (h, w) in enumerate(SIZES):
-        inputs = {"image": _image(90 + i, h, w), "height": int(h * 1.5), "width": int(w * 1.25)}
-        if with_instances:
-            inputs["instances"] = _random_instances(92 + i, 4, h, w)
-        batch.append(inputs)
-    return batch
-
-
-def _model(name):
-    return golden_models.load_seeded(instantiate(golden_models.MODELS[name]()), name)
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_losses_gradients_and_logs(golden_json, name):
     """One training step: every loss, every logged number, the gradient norm of every parameter."""
-    model = _model(name).train()
+    model = seeded_model(name).train()
     torch.manual_seed(17)
     with EventStorage() as storage:
-        losses = model(_batch(with_instances=True))
+        losses = model(batch(with_instances=True))
     sum(losses.values()).backward()
 
     expected = golden_json[f"model/{name}/losses"]
@@ -77,7 +38,7 @@ def test_detections(golden, golden_json, name):
     """[{"instances": Instances(pred_boxes, scores, pred_classes, pred_masks)}], at the size asked
     for, by falling score."""
     with torch.no_grad():
-        outputs = _model(name).eval()(_batch(with_instances=False))
+        outputs = seeded_model(name).eval()(batch(with_instances=False))
     for i, output in enumerate(outputs):
         found, key = output["instances"], f"model/{name}/{i}"
         size, mask_size, mask_dtype, fields = golden_json[f"{key}/info"]
@@ -117,8 +78,8 @@ def test_default_initialisation(golden, name):
 
 def test_images_are_normalised_then_padded_with_zeros():
     """(x - mean) / std, then 0 at the bottom and right up to a multiple of 32 (FPN)."""
-    batch = [{"image": torch.full((3, 50, 70), 255, dtype=torch.uint8)}]
-    images = _model("fpn").preprocess_image(batch)
+    inputs = [{"image": torch.full((3, 50, 70), 255, dtype=torch.uint8)}]
+    images = seeded_model("fpn").preprocess_image(inputs)
     mean = torch.tensor([123.675, 116.28, 103.53])[:, None, None]
     std = torch.tensor([58.395, 57.12, 57.375])[:, None, None]
     expected = torch.zeros(1, 3, 64, 96)
@@ -132,7 +93,7 @@ def test_images_are_normalised_then_padded_with_zeros():
 )
 def test_padded_size_of_a_batch(name, size):
     """square_pad replaces the maximum of the batch."""
-    images = _model(name).preprocess_image(_batch(with_instances=False))
+    images = seeded_model(name).preprocess_image(batch(with_instances=False))
     assert images.tensor.shape == (2, 3, *size)
 
 
@@ -148,13 +109,13 @@ def test_sfp_without_square_pad_does_not_pad():
 def test_an_image_larger_than_square_pad_is_an_error():
     """Detectron2 crops it without a word and loses what lies in the rest."""
     with pytest.raises(ValueError, match=r"200x300.*256x256.*ResizeShortestEdge\(256, 256\)"):
-        _model("fpn_ln").eval()([{"image": torch.zeros(3, 200, 300)}])
+        seeded_model("fpn_ln").eval()([{"image": torch.zeros(3, 200, 300)}])
 
 
 def test_masks_for_given_boxes():
     """inference(detected_instances=) adds masks to boxes that are there already."""
-    model = _model("fpn").eval()
-    inputs = [{"image": _image(90, 192, 256)}]
+    model = seeded_model("fpn").eval()
+    inputs = [{"image": image(90, 192, 256)}]
     with torch.no_grad():
         (found,) = model.inference(inputs, do_postprocess=False)
         given = Instances((192, 256), pred_boxes=found.pred_boxes, pred_classes=found.pred_classes)
@@ -165,10 +126,10 @@ def test_masks_for_given_boxes():
 
 def test_training_step_on_images_without_instances():
     """Losses are finite, the mask loss is 0, and every parameter gets a gradient."""
-    model = _model("fpn_ln").train()
-    batch = [{"image": _image(90, 192, 256), "instances": _random_instances(1, 0, 192, 256)}]
+    model = seeded_model("fpn_ln").train()
+    inputs = [{"image": image(90, 192, 256), "instances": random_instances(1, 0, 192, 256)}]
     with EventStorage():
-        losses = model(batch)
+        losses = model(inputs)
     sum(losses.values()).backward()
     assert losses["loss_mask"].item() == losses["loss_box_reg"].item() == 0
     assert all(torch.isfinite(loss) for loss in losses.values())
@@ -179,7 +140,7 @@ def test_training_step_on_images_without_instances():
 @pytest.mark.parametrize("name", MODELS)
 def test_model_moves_with_its_constants(name):
     """Pixel statistics and anchors follow the model, and device says where it is."""
-    model = _model(name)
+    model = seeded_model(name)
     assert str(model.device) == "cpu"
     buffers = {k.split(".")[0] for k, _ in model.named_buffers()}
     assert {"pixel_mean", "pixel_std", "proposal_generator"} <= buffers

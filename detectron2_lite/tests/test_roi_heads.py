@@ -22,25 +22,15 @@ from detectron2.modeling.roi_heads.fast_rcnn import fast_rcnn_inference
 from detectron2.modeling.roi_heads.mask_head import mask_rcnn_inference, mask_rcnn_loss
 from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
 from detectron2.utils.events import EventStorage
+from golden_inputs import assert_golden, random_boxes
 from torch import nn
 
 BAD_INPUT = (AssertionError, ValueError)
 BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 
 
-def _random_boxes(seed, n, width=256, height=256, low=4, high=120):
-    r = np.random.RandomState(seed)
-    x, y = r.uniform(-10, width - 10, n), r.uniform(-10, height - 10, n)
-    w, h = r.uniform(low, high, n), r.uniform(low, high, n)
-    return torch.from_numpy(np.stack([x, y, x + w, y + h], 1).astype(np.float32))
-
-
 def _boxes(*rows):
     return Boxes(torch.tensor(rows, dtype=torch.float32).reshape(-1, 4))
-
-
-def _assert_golden(actual, expected, tol):
-    torch.testing.assert_close(actual, torch.from_numpy(expected), rtol=tol, atol=tol)
 
 
 # ---------------------------------------------------------------- pooling
@@ -58,7 +48,7 @@ def _pooler_inputs():
         torch.from_numpy(r.standard_normal((2, 3, 64 // 2**i, 80 // 2**i)).astype(np.float32))
         for i in range(4)
     ]
-    boxes = [_random_boxes(seed, n, 320, 256, 6, 300) for seed, n in ((31, 7), (32, 5))]
+    boxes = [random_boxes(seed, n, 320, 256, 6, 300) for seed, n in ((31, 7), (32, 5))]
     return maps, [Boxes(b) for b in boxes]
 
 
@@ -68,18 +58,18 @@ def test_pooler(golden, size):
     pooled = _pooler(size)(*_pooler_inputs())
     assert pooled.shape == (12, 3, size, size)
     part = pooled if size == 7 else pooled[:, :1, ::3, ::3]
-    _assert_golden(part, golden[f"pooler/{size}"], 1e-4)
+    assert_golden(part, golden[f"pooler/{size}"], 1e-4)
 
 
 def test_pooler_levels(golden):
     """floor(4 + log2(sqrt(area) / 224 + 1e-8)), clamped to the levels."""
-    _assert_golden(
+    assert_golden(
         assign_boxes_to_levels(_pooler_inputs()[1], 2, 5, 224, 4), golden["pooler/levels"], 0
     )
     sides = (0.0, 55.999, 56.0, 111.9999, 112.0, 223.9999, 224.0, 447.9999, 448.0, 900.0)
     squares = Boxes(torch.tensor([[0, 0, side, side] for side in sides]))
     levels = assign_boxes_to_levels([squares], 2, 5, 224, 4)
-    _assert_golden(levels, golden["pooler/level_edges"], 0)
+    assert_golden(levels, golden["pooler/level_edges"], 0)
 
 
 def test_pooler_of_one_level_is_roi_align():
@@ -191,7 +181,7 @@ def test_image_without_ground_truth():
 def _detection_inputs():
     """40 jittered boxes in 90x120, the same per class (3), and scores."""
     r = np.random.RandomState(40)
-    boxes = _random_boxes(41, 8, 120, 90, 15, 60).repeat(5, 1)
+    boxes = random_boxes(41, 8, 120, 90, 15, 60).repeat(5, 1)
     boxes += torch.from_numpy(r.uniform(-4, 4, (40, 4)).astype(np.float32))
     logits = torch.from_numpy(r.standard_normal((40, 4)).astype(np.float32) * 2)
     offsets = torch.from_numpy(r.uniform(-6, 6, (40, 3, 4)).astype(np.float32))
@@ -206,10 +196,10 @@ def test_inference(golden, kind):
     (found, nothing), (rows, _) = fast_rcnn_inference(
         [boxes, boxes[:0]], [scores, scores[:0]], [(90, 120)] * 2, 0.05, 0.5, 25
     )
-    _assert_golden(found.pred_boxes.tensor, golden[f"frcnn/{kind}/boxes"], 1e-4)
-    _assert_golden(found.scores, golden[f"frcnn/{kind}/scores"], 1e-6)
-    _assert_golden(found.pred_classes, golden[f"frcnn/{kind}/classes"], 0)
-    _assert_golden(rows, golden[f"frcnn/{kind}/kept"], 0)
+    assert_golden(found.pred_boxes.tensor, golden[f"frcnn/{kind}/boxes"], 1e-4)
+    assert_golden(found.scores, golden[f"frcnn/{kind}/scores"], 1e-6)
+    assert_golden(found.pred_classes, golden[f"frcnn/{kind}/classes"], 0)
+    assert_golden(rows, golden[f"frcnn/{kind}/kept"], 0)
     assert len(nothing) == 0
 
 
@@ -254,7 +244,7 @@ def test_box_losses(golden, golden_json, kind):
     with EventStorage() as storage:
         losses = layers.losses(*_loss_inputs(kind))
     values = torch.stack([losses["loss_cls"], losses["loss_box_reg"]]).double()
-    _assert_golden(values, golden[f"frcnn/{kind}/losses"], 1e-5)
+    assert_golden(values, golden[f"frcnn/{kind}/losses"], 1e-5)
     logged = {name: value for name, (value, _) in storage.latest().items()}
     assert logged == pytest.approx(golden_json[f"frcnn/{kind}/scalars"])
 

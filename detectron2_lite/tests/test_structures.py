@@ -19,35 +19,15 @@ from detectron2.structures import (
     polygons_to_bitmask,
 )
 from detectron2.structures.masks import rasterize_polygons_within_box
+from golden_inputs import assert_golden, random_boxes, random_polygons
 
 # Detectron2 asserts where the lite one raises a ValueError.
 BAD_INPUT = (AssertionError, ValueError)
 
 
-def _random_boxes(seed, n, width=256, height=256, low=4, high=120):
-    r = np.random.RandomState(seed)
-    x, y = r.uniform(-10, width - 10, n), r.uniform(-10, height - 10, n)
-    w, h = r.uniform(low, high, n), r.uniform(low, high, n)
-    return torch.from_numpy(np.stack([x, y, x + w, y + h], 1).astype(np.float32))
-
-
-def _random_polygons(seed, n, height, width):
-    """n regular polygons with 3 to 7 corners, clipped to the image; float32 boxes around them."""
-    r = np.random.RandomState(seed)
-    polygons, boxes = [], []
-    for _ in range(n):
-        x, y = r.uniform(30, width - 30), r.uniform(30, height - 30)
-        radius, corners = r.uniform(14, 45), r.randint(3, 8)
-        angle = np.arange(corners) * 2 * np.pi / corners + r.uniform(0, 3)
-        points = np.stack([x + radius * np.cos(angle), y + radius * np.sin(angle)], 1)
-        points = points.clip(0, [width, height])
-        polygons.append([points.reshape(-1)])
-        boxes.append(np.concatenate([points.min(0), points.max(0)]))
-    return polygons, torch.tensor(np.array(boxes), dtype=torch.float32)
-
-
-def _assert_golden(actual, expected, tol):
-    torch.testing.assert_close(actual, torch.from_numpy(expected), rtol=tol, atol=tol)
+def _polygons():
+    """Five polygons in 60x80, and their boxes."""
+    return random_polygons(np.random.RandomState(52), 5, 60, 80)
 
 
 def _assert_golden_bits(masks, expected):
@@ -66,7 +46,7 @@ def test_box_mode_values(golden_json):
 
 def test_box_mode_converts_arrays(golden):
     """XYXY to XYWH keeps the corner and subtracts it from the other."""
-    xywh = BoxMode.convert(_random_boxes(7, 3).numpy(), BoxMode.XYXY_ABS, BoxMode.XYWH_ABS)
+    xywh = BoxMode.convert(random_boxes(7, 3).numpy(), BoxMode.XYXY_ABS, BoxMode.XYWH_ABS)
     np.testing.assert_allclose(xywh, golden["boxes/xywh"], rtol=1e-6, atol=1e-6)
 
 
@@ -99,11 +79,11 @@ def test_box_mode_refuses_five_numbers():
 
 def test_iou_of_degenerate_boxes_is_zero(golden):
     """IoU of a zero-width box with itself is 0, not nan."""
-    a, b = _random_boxes(4, 5), _random_boxes(5, 7)
+    a, b = random_boxes(4, 5), random_boxes(5, 7)
     a[0] = b[0] = torch.tensor([10.0, 10, 10, 30])
     iou = pairwise_iou(Boxes(a), Boxes(b))
     assert iou[0, 0] == 0
-    _assert_golden(iou, golden["boxes/iou"], 1e-6)
+    assert_golden(iou, golden["boxes/iou"], 1e-6)
 
 
 def test_iou_by_hand():
@@ -118,10 +98,10 @@ def test_iou_by_hand():
 
 def test_clip_and_nonempty(golden):
     """clip takes (height, width); nonempty is strict."""
-    boxes = Boxes(_random_boxes(6, 8))
+    boxes = Boxes(random_boxes(6, 8))
     boxes.clip((100, 150))
-    _assert_golden(boxes.tensor, golden["boxes/clip"], 1e-6)
-    _assert_golden(boxes.nonempty(threshold=0.0), golden["boxes/nonempty"], 0)
+    assert_golden(boxes.tensor, golden["boxes/clip"], 1e-6)
+    assert_golden(boxes.nonempty(threshold=0.0), golden["boxes/nonempty"], 0)
     with pytest.raises(BAD_INPUT):
         Boxes(torch.tensor([[0.0, 0, float("nan"), 1]])).clip((5, 5))
 
@@ -236,7 +216,7 @@ def test_padding_is_zero_at_bottom_and_right(golden):
     """Images lie at the top left; indexing gives them without padding."""
     images = [torch.ones(3, 50, 70), torch.ones(3, 64, 33)]
     batch = ImageList.from_tensors(images, 32, pad_value=0.0)
-    _assert_golden(batch.tensor[:, 0, ::8, ::8], golden["image_list/pad"], 0)
+    assert_golden(batch.tensor[:, 0, ::8, ::8], golden["image_list/pad"], 0)
     assert batch.image_sizes == [(50, 70), (64, 33)]
     torch.testing.assert_close(batch[1], images[1], rtol=0, atol=0)
     assert len(batch) == 2
@@ -256,17 +236,17 @@ def test_an_image_larger_than_the_square_is_an_error(sizes):
 
 def test_polygons_to_bitmask_is_their_union(golden):
     """COCO's rasteriser, union of the polygons."""
-    polygons, _ = _random_polygons(52, 5, 60, 80)
+    polygons, _ = _polygons()
     mask = polygons_to_bitmask([polygons[0][0], polygons[1][0] * 0.5], 60, 80)
     _assert_golden_bits(torch.from_numpy(mask), golden["mask/poly2bit"])
     assert not polygons_to_bitmask([], 4, 5).any()
 
 
 def test_bitmasks_from_polygons(golden):
-    polygons, _ = _random_polygons(52, 5, 60, 80)
+    polygons, _ = _polygons()
     masks = BitMasks.from_polygon_masks(PolygonMasks(polygons), 60, 80)
     _assert_golden_bits(masks.tensor, golden["mask/bitmask"])
-    _assert_golden(masks.get_bounding_boxes().tensor, golden["mask/bit_boxes"], 0)
+    assert_golden(masks.get_bounding_boxes().tensor, golden["mask/bit_boxes"], 0)
 
 
 def test_bounding_boxes_of_masks_by_hand():
@@ -278,15 +258,15 @@ def test_bounding_boxes_of_masks_by_hand():
 
 
 def test_bounding_boxes_of_polygons(golden):
-    polygons, _ = _random_polygons(52, 5, 60, 80)
+    polygons, _ = _polygons()
     boxes = PolygonMasks([*polygons, []]).get_bounding_boxes().tensor
-    _assert_golden(boxes[:5], golden["mask/poly_boxes"], 1e-5)
+    assert_golden(boxes[:5], golden["mask/poly_boxes"], 1e-5)
     assert boxes[5].tolist() == [float("inf"), float("inf"), 0, 0]
 
 
 def test_mask_target_from_polygons(golden):
     """Polygons are shifted and scaled to the box, then rasterised at 28x28."""
-    polygons, boxes = _random_polygons(52, 5, 60, 80)
+    polygons, boxes = _polygons()
     boxes += torch.tensor([-3.0, 2.0, 4.0, -1.0])
     masks = PolygonMasks(polygons).crop_and_resize(boxes, 28)
     _assert_golden_bits(masks, golden["mask/poly_crop"])
@@ -305,7 +285,7 @@ def test_mask_target_by_hand():
 
 def test_mask_target_from_bitmaps(golden):
     """RoIAlign (aligned) of the bitmap, >= 0.5."""
-    polygons, boxes = _random_polygons(52, 5, 60, 80)
+    polygons, boxes = _polygons()
     boxes += torch.tensor([-3.0, 2.0, 4.0, -1.0])
     masks = BitMasks.from_polygon_masks(polygons, 60, 80).crop_and_resize(boxes, 28)
     _assert_golden_bits(masks, golden["mask/bit_crop"])
@@ -315,7 +295,7 @@ def test_paste_masks(golden):
     """grid_sample(align_corners=False) at pixel centres, then >= threshold, as bool."""
     r = np.random.RandomState(50).uniform(0, 1, (6, 7, 7)).astype(np.float32)
     masks = torch.from_numpy(r).repeat_interleave(4, 1).repeat_interleave(4, 2)
-    boxes = _random_boxes(51, 6, 70, 50, 8, 60)
+    boxes = random_boxes(51, 6, 70, 50, 8, 60)
     pasted = paste_masks_in_image(masks, Boxes(boxes), (50, 70), threshold=0.5)
     _assert_golden_bits(pasted, golden["mask/paste"])
     # A negative threshold asks for the values, as uint8.

@@ -2,13 +2,12 @@
 
 from types import SimpleNamespace
 
-import golden_models
 import numpy as np
 import pytest
 import torch
-from detectron2.config import instantiate
 from detectron2.data.transforms import HFlipTransform
 from detectron2.modeling import DatasetMapperTTA, GeneralizedRCNNWithTTA
+from golden_inputs import image, seeded_model
 
 
 class _Config(SimpleNamespace):
@@ -32,13 +31,11 @@ def _config(min_sizes=(160,), flip=True):
 
 
 def _inputs(height=192, width=160):
-    image = golden_models.block_image(90, 192, 160).transpose(2, 0, 1)
-    image = torch.from_numpy(np.ascontiguousarray(image))
-    return {"image": image, "height": height, "width": width, "image_id": 7}
+    return {"image": image(90, 192, 160), "height": height, "width": width, "image_id": 7}
 
 
 def _model(name):
-    return golden_models.load_seeded(instantiate(golden_models.MODELS[name]()), name).eval()
+    return seeded_model(name).eval()
 
 
 def test_versions_of_an_image():
@@ -112,8 +109,7 @@ def test_without_a_config():
     """A LazyConfig model needs no yacs config, only a mapper; sizes and files are optional."""
     model = _model("fpn")
     tta = GeneralizedRCNNWithTTA(None, model, DatasetMapperTTA([96], 256, flip=False))
-    image = _inputs()["image"]
-    assert tta([{"image": image}])[0]["instances"].image_size == (192, 160)
+    assert tta([{"image": image(90, 192, 160)}])[0]["instances"].image_size == (192, 160)
     assert GeneralizedRCNNWithTTA(_config((96,)), model).tta_mapper.min_sizes == (96,)
     with pytest.raises(ValueError, match="tta_mapper"):
         GeneralizedRCNNWithTTA(None, model)

@@ -246,10 +246,16 @@ def test_wrong_input_raises(image, tmp_path):
 
 
 def test_colours():
-    """RGB or BGR, up to 255 or 1; random ones are among them and differ."""
+    """RGB or BGR, up to 255 or 1; random ones are among them."""
     colors = colormap(rgb=True, maximum=1)
     assert colors.shape[1] == 3 and 0 <= colors.min() and colors.max() <= 1
     np.testing.assert_array_equal(colormap(), colormap(rgb=True)[:, ::-1])
     np.testing.assert_allclose(colormap(rgb=True), colors * 255, atol=1)
     assert (colors == random_color(rgb=True, maximum=1)).all(axis=1).any()
-    assert len({tuple(c) for c in random_colors(20, rgb=True)}) == 20
+    assert len(random_colors(20)) == 20
+
+
+@pytest.mark.lite_only
+def test_random_colours_differ():
+    """(Detectron2's palette has the same colour twice.)"""
+    assert len({tuple(c) for c in random_colors(80)}) == 80

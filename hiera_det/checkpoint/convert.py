@@ -236,9 +236,7 @@ def _fold_layer_scale(state: dict[str, Tensor]) -> None:
 # ---------------------------------------------------------------------------------- recognition
 def _variant(state: Mapping[str, Tensor], source: Source, given: str | None) -> str | None:
     size = trunk_size(state)
-    names = [
-        name for name, v in VARIANTS.items() if (v["embed_dim"], sum(v["stages"])) == size
-    ]
+    names = [name for name, v in VARIANTS.items() if (v["embed_dim"], sum(v["stages"])) == size]
     if given is None:
         return next((n for n in names if n.startswith("sam2_") == source.sam2), None)
     if given not in names:

@@ -8,6 +8,7 @@ is an error.
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 
 import torch
@@ -43,7 +44,8 @@ def load_init_checkpoint(
         path: local, or http(s)://.
         allow_missing: fnmatch patterns of the model's tensors that may stay as initialised
             because the file lacks them or has them in another shape.
-        allow_unexpected: fnmatch patterns of the file's tensors that may have no place.
+        allow_unexpected: fnmatch patterns of the file's tensors that may have no place. Tensors
+            of a trunk go by their official names whatever the source: "blocks.21.*".
 
     Returns:
         The verdict, which is also logged.
@@ -61,6 +63,8 @@ def load_init_checkpoint(
         converted = convert_state(
             file.state, variant=file.meta.get("variant"), ignore=allow_unexpected
         )
+        if not converted.source.detector:
+            converted = _drop_allowed(trunk, converted, allow_unexpected)
         _check_same_network(trunk, converted)
         tables, note = converted.state, ""
         if "pos_embed" in tables:
@@ -143,22 +147,42 @@ def _check_patterns(model: nn.Module, patterns: Sequence[str]) -> None:
             )
 
 
+def _drop_allowed(trunk: Hiera, converted: Converted, patterns: Sequence[str]) -> Converted:
+    """Leaves out blocks that the trunk has not, by leave of `patterns`: a stage not built."""
+    own = trunk.state_dict()
+    blocks = [k for k in converted.state if k.startswith("blocks.") and k not in own]
+    dropped = [k for k in blocks if _matches(k, patterns)]
+    if not dropped:
+        return converted
+    numbers = [int(k.split(".")[1]) for k in dropped]
+    group = f"blocks {min(numbers)} to {max(numbers)}"
+    return replace(
+        converted,
+        state={k: v for k, v in converted.state.items() if k not in dropped},
+        left_out=converted.left_out | {group: ("allowed by name", dropped)},
+    )
+
+
 def _check_same_network(trunk: Hiera, converted: Converted) -> None:
     """The file is of the trunk's size and, if of SAM 2, was trained with its attention windows."""
     own = (trunk.embed_dims[0], trunk.depth)
     if trunk_size(converted.state) != own:
         names = [n for n, v in VARIANTS.items() if (v["embed_dim"], sum(v["stages"])) == own]
+        config = "the config of that size"
+        if converted.variant:
+            config = f"configs/COCO/mask_rcnn_{converted.variant}.py"
         raise ValueError(
             f"this is {converted.size}; the model's trunk has embed_dim {own[0]} and {own[1]} "
-            f"blocks ({', '.join(names) or 'no named size'}). Take the config of that size, or "
-            "weights of this one"
+            f"blocks ({', '.join(names) or 'no named size'}). Take {config}, or weights of "
+            "the model's size"
         )
     variant = converted.variant or ""
     if not variant.startswith("sam2_"):
         return
     with torch.device("meta"):
         reference = build_hiera(variant)
-    if [b.window for b in trunk.blocks] != [b.window for b in reference.blocks]:
+    windows = [b.window for b in reference.blocks][: trunk.depth]
+    if [b.window for b in trunk.blocks] != windows:
         v = VARIANTS[variant]
         raise ValueError(
             f"these are weights of {variant}, trained with window_size={list(v['window_size'])} "

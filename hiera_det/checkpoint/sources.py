@@ -103,7 +103,8 @@ _HEAD = LeftOut(
     "classification: a norm after the mean over all tokens, and the classes",
 )
 _ENCODER_NORM = LeftOut(
-    "encoder_norm", ("encoder_norm.*",),
+    "encoder_norm",
+    ("encoder_norm.*",),
     "follows the fused sum of the stages, not stage 4: no norm of a stage",
 )
 _FUSION = LeftOut(
@@ -121,8 +122,17 @@ _SAM2_NECK = LeftOut(
 _SAM2_REST = LeftOut(
     "prompts and memory",
     (
-        "sam_*", "prompt_encoder.*", "mask_decoder.*", "memory_*", "maskmem_*", "mask_downsample.*",
-        "obj_ptr_*", "object_pointer_*", "no_*", "occlusion_*", "temporal_*",
+        "sam_*",
+        "prompt_encoder.*",
+        "mask_decoder.*",
+        "memory_*",
+        "maskmem_*",
+        "mask_downsample.*",
+        "obj_ptr_*",
+        "object_pointer_*",
+        "no_*",
+        "occlusion_*",
+        "temporal_*",
         "shared_image_embedding.*",
     ),
     "SAM 2's promptable segmentation and tracking",
@@ -145,9 +155,7 @@ _HF = Source(
     _HF_HIERA,
     left_out=(_HEAD, _STAGE_NORMS),
 )
-_HF_IN_HEAD = replace(
-    _HF, marks=tuple(f"hiera.{mark}" for mark in _HF.marks), prefix="hiera."
-)
+_HF_IN_HEAD = replace(_HF, marks=tuple(f"hiera.{mark}" for mark in _HF.marks), prefix="hiera.")
 _HF_DET = Source(
     "Hugging Face SAM 2",
     ("patch_embed.projection.weight", "blocks.0.layer_norm1.weight"),
@@ -201,9 +209,7 @@ SOURCES: tuple[Source, ...] = (
         left_out=(_HEAD,),
         sam2=True,
     ),
-    replace(
-        _PLAIN, name="timm", marks=(*_OFFICIAL_MARKS, "head.norm.weight"), left_out=(_HEAD,)
-    ),
+    replace(_PLAIN, name="timm", marks=(*_OFFICIAL_MARKS, "head.norm.weight"), left_out=(_HEAD,)),
     replace(
         _PLAIN,
         name="official ImageNet",

@@ -3,7 +3,8 @@
 The quick start needs data that is there at once and that a small model learns in minutes, yet one
 that goes through everything COCO goes through: objects of all three COCO sizes that overlap and
 hide each other, masks of several parts, crowd regions, images without objects. Class is decided by
-the outline alone; colours and textures of objects and background are drawn at random.
+the outline; a class has its range of hues too, as things in the world do, so that minutes are
+enough to learn it. Brightness, texture and background are drawn at random.
 
 Nothing is generated at import: the set is made when ``DatasetCatalog.get("shapes_train")`` or
 ``"shapes_val"`` finds none under ``$DETECTRON2_DATASETS`` (default ``datasets``)::
@@ -48,8 +49,10 @@ CLASS_COLORS = (  # RGB, to draw predictions
     (190, 80, 220),
     (40, 200, 220),
 )
-VERSION = 1  # raise it whenever the same parameters would give other files
-NUM_TRAIN, NUM_VAL, IMAGE_SIZE, SEED = 2000, 200, 192, 0
+CLASS_HUES = (0.0, 0.64, 0.15, 0.34, 0.81, 0.49)  # of CLASS_COLORS, in turns
+HUE_SPREAD = 0.04  # turns to each side
+VERSION = 3  # raise it whenever the same parameters would give other files
+NUM_TRAIN, NUM_VAL, IMAGE_SIZE, SEED = 2000, 200, 160, 0
 
 SUPERSAMPLING = 4
 SMALL, LARGE = 32, 96  # sides of the squares whose areas divide COCO's small, medium and large
@@ -176,9 +179,24 @@ def _polygons(fine_mask: np.ndarray) -> tuple[list[list[float]], bool]:
     return polygons, has_hole
 
 
-def _color(rng: np.random.Generator, others: list[np.ndarray]) -> np.ndarray:
-    """A random RGB colour (3,) that is told from the others, or the most distant one of 32."""
-    candidates = rng.uniform(25, 230, (32, 3))
+def _color(
+    rng: np.random.Generator, others: list[np.ndarray], category: int | None = None
+) -> np.ndarray:
+    """A random RGB colour (3,) that is told from the others, or the most distant one of 32.
+
+    Args:
+        rng: the source of randomness.
+        others: colours in the image so far.
+        category: objects are vivid, around the hue of their class; None is a dull background.
+    """
+    if category is None:
+        hue, saturation = rng.uniform(0, 1, 32), rng.uniform(0, 0.3, 32)
+    else:
+        hue = (CLASS_HUES[category] + rng.uniform(-HUE_SPREAD, HUE_SPREAD, 32)) % 1
+        saturation = rng.uniform(0.5, 1, 32)
+    hsv = np.stack([360 * hue, saturation, rng.uniform(0.4, 0.95, 32)], axis=1)
+    hsv = hsv[None].astype(np.float32)  # OpenCV's image of (1, 32, 3)
+    candidates = 255 * cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0]
     if not others:
         return candidates[0]
     # (32, 1, 3) - (num_others, 3) -> (32, num_others)
@@ -207,7 +225,7 @@ def _texture(rng: np.random.Generator, color: np.ndarray, height: int, width: in
         coarse_shape = (2 + int(height / period), 2 + int(width / period))
         coarse = rng.uniform(-1.5, 1.5, coarse_shape).astype(np.float32)
         pattern = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC).clip(-1, 1)
-    swing = rng.choice([-1, 1]) * rng.uniform(10, 32) * rng.uniform(0.4, 1.0, 3)  # RGB
+    swing = rng.choice([-1, 1]) * rng.uniform(8, 24) * rng.uniform(0.4, 1.0, 3)  # RGB
     grain = rng.standard_normal((height, width, 1), np.float32) * np.float32(rng.uniform(1, 6))
     return color.astype(np.float32) + pattern[..., None] * swing.astype(np.float32) + grain
 
@@ -238,7 +256,7 @@ class _Canvas:
             owners[:] = before
             return False
         self.full_area.append(area)
-        self._paint(mask, window)
+        self._paint(mask, window, category)
         return True
 
     def _is_spoilt(self, label: int) -> bool:
@@ -257,11 +275,11 @@ class _Canvas:
             union |= _fine_mask(_outline(self.rng, category, side) + middle + spread, frame)
         self.owner[union > 0] = len(self.full_area)
         self.full_area.append(cv2.countNonZero(union))
-        self._paint(union, frame)
+        self._paint(union, frame, category)
 
-    def _paint(self, mask: np.ndarray, window: Window) -> None:
+    def _paint(self, mask: np.ndarray, window: Window, category: int) -> None:
         """Blends a new colour and texture into the image, by a fine mask of a window of it."""
-        self.colors.append(_color(self.rng, self.colors))
+        self.colors.append(_color(self.rng, self.colors, category))
         texture = _texture(self.rng, self.colors[-1], window.height, window.width)
         view = self.image[window.slices()]
         view += (texture - view) * _coverage(mask)[..., None]
@@ -295,13 +313,13 @@ def draw_scene(
         kinds.append((category, True))
     # At most one large object, or nothing else finds a place; larger ones lie further back.
     is_large = np.arange(num_objects) < (rng.random() < 0.85)
-    is_small = rng.random(num_objects) < 0.45
+    is_small = rng.random(num_objects) < 0.4
     log_side = np.where(
         is_large,
         rng.uniform(np.log(LARGE * 1.15), np.log(LARGE * 1.5), num_objects),
         np.where(
             is_small,
-            rng.uniform(np.log(SMALL / 2), np.log(SMALL), num_objects),
+            rng.uniform(np.log(SMALL * 0.6), np.log(SMALL), num_objects),
             rng.uniform(np.log(SMALL), np.log(LARGE * 0.75), num_objects),
         ),
     )

@@ -79,8 +79,11 @@ def hf_case(cls: str, **kwargs):
 def hf_sam2_case(prefix: str):
     transformers = pytest.importorskip("transformers")
     config = transformers.Sam2HieraDetConfig(
-        hidden_size=16, blocks_per_stage=[1, 2, 4, 1], embed_dim_per_stage=[16, 32, 64, 128],
-        num_attention_heads_per_stage=[1, 2, 4, 8], global_attention_blocks=[5],
+        hidden_size=16,
+        blocks_per_stage=[1, 2, 4, 1],
+        embed_dim_per_stage=[16, 32, 64, 128],
+        num_attention_heads_per_stage=[1, 2, 4, 8],
+        global_attention_blocks=[5],
         image_size=[96, 96],
     )
     peer = randomise(transformers.Sam2HieraDetModel(config))
@@ -113,9 +116,7 @@ CASES = {
     "timm abswin": lambda: timm_case(
         "hiera_base_abswin_256", 64, {}, img_size=(64, 64), global_pos_size=(16, 16)
     ),
-    "timm SAM 2": lambda: timm_case(
-        "sam2_hiera_tiny", 96, SAM2_WINDOWS, global_att_blocks=(5,)
-    ),
+    "timm SAM 2": lambda: timm_case("sam2_hiera_tiny", 96, SAM2_WINDOWS, global_att_blocks=(5,)),
     "SAM 2": sam2_pt_case,
     "Hugging Face Hiera": lambda: hf_case("HieraModel"),
     "Hugging Face Hiera, classes": lambda: hf_case("HieraForImageClassification", num_labels=5),
@@ -144,12 +145,16 @@ def test_converted_weights_give_the_features_of_the_library(name):
     converted = convert_state(state)
     assert converted.source.name == name.split(",")[0]
     assert {group: len(keys) for group, (_, keys) in converted.left_out.items()} == HEADS[name]
-    trunk = Hiera(
-        **SMALL,
-        pos_embed=converted.pos_embed,
-        pos_embed_size=table_size(converted.state),
-        **windows,
-    ).double().eval()
+    trunk = (
+        Hiera(
+            **SMALL,
+            pos_embed=converted.pos_embed,
+            pos_embed_size=table_size(converted.state),
+            **windows,
+        )
+        .double()
+        .eval()
+    )
     trunk.load_state_dict(converted.state, strict=True)
     for ours, theirs in zip(trunk(x), expected, strict=True):
         assert_close(ours, theirs, **EXACT)
@@ -190,7 +195,11 @@ def check_official_mae(peer: nn.Module, kwargs: dict, size: int, decoder: int) -
 
 def test_mae_encoder_matches_official_on_visible_units():
     peer = official(
-        "mae", input_size=(96, 96), q_pool=2, decoder_depth=1, decoder_embed_dim=32,
+        "mae",
+        input_size=(96, 96),
+        q_pool=2,
+        decoder_depth=1,
+        decoder_embed_dim=32,
         decoder_num_heads=2,
     )
     check_official_mae(randomise(peer), SMALL, 96, decoder=20)
@@ -210,8 +219,12 @@ def test_mae_encoder_matches_official_tiny():
 def test_mae_encoder_matches_hugging_face_on_visible_units():
     transformers = pytest.importorskip("transformers")
     config = transformers.HieraConfig(
-        image_size=[96, 96], num_query_pool=2, decoder_depth=1, decoder_hidden_size=32,
-        decoder_num_heads=2, **HF_SMALL,
+        image_size=[96, 96],
+        num_query_pool=2,
+        decoder_depth=1,
+        decoder_hidden_size=32,
+        decoder_num_heads=2,
+        **HF_SMALL,
     )
     peer = randomise(transformers.HieraForPreTraining(config))
     trunk, left_out = mae_trunk(peer.state_dict(), **SMALL)

@@ -1,6 +1,7 @@
 """Loading into a model: the verdict, and every way in which a file does not fit."""
 
 import logging
+import warnings
 
 import pytest
 import torch
@@ -214,8 +215,8 @@ def sam2_file(tmp_path_factory) -> str:
     with torch.device("meta"):
         state = build_hiera("sam2_hiera_t").state_dict()
     state = {
-        "image_encoder.trunk." + k.replace("fc1", "layers.0").replace("fc2", "layers.1"):
-        torch.zeros(1).expand(v.shape)
+        "image_encoder.trunk."
+        + k.replace("fc1", "layers.0").replace("fc2", "layers.1"): torch.zeros(1).expand(v.shape)
         for k, v in state.items()
     }
     state["sam_mask_decoder.iou_token.weight"] = torch.zeros(1)
@@ -256,7 +257,124 @@ def test_the_leaf_that_the_error_names_has_the_windows(variant):
     assert trunk.embed_dims == expected.embed_dims
 
 
-# ------------------------------------------------------------------------------ a real detector
+# --------------------------------------------------------------------- a stage that is not built
+THREE_STAGES = dict(stages=(1, 2, 4), window_size=(8, 4, 16), pos_embed="absolute_win", q_pool=2)
+STAGE_4 = ["blocks.7.*"]
+
+
+@pytest.mark.parametrize("at", ["bottom_up", "net"])
+def test_blocks_left_out_by_name(at, tmp_path):
+    state = official_mae()
+    path = save(state, tmp_path / "mae.pth")
+    model = detector(Hiera(**(SMALL | THREE_STAGES)), at=at)
+    refused(model, path, "this is embed_dim 16, 8 blocks; .* embed_dim 16 and 7 blocks")
+    verdict = load_init_checkpoint(model, path, allow_unexpected=STAGE_4)
+    assert verdict.startswith("backbone 92/92 tensors from embed_dim 16, 7 blocks (official MAE)")
+    assert verdict.endswith("left out: encoder_norm (1), decoder (2), blocks 7 to 7 (14)")
+    trunk = getattr(model.backbone, at).trunk.state_dict()
+    for key in trunk.keys() - {"pos_embed", "pos_embed_window"}:
+        assert_close(trunk[key], state[key], rtol=0, atol=0)
+
+
+def test_leave_covers_nothing_else(tmp_path):
+    """Patterns of the blocks of one size do not make a file of another size fit."""
+    model = detector(Hiera(**(SMALL | THREE_STAGES)))
+    path = save(official_mae(stages=(1, 2, 7, 2)), tmp_path / "larger.pth")
+    refused(model, path, "this is embed_dim 16, 12 blocks", allow_unexpected=STAGE_4)
+    state = official_mae()
+    del state["blocks.6.norm1.bias"]
+    path = save(state, tmp_path / "mae.pth")
+    refused(model, path, "blocks.6.norm1.bias", allow_unexpected=STAGE_4)
+
+
+# ------------------------------------------------------------------------- the leaves of configs/
+def leaf(name: str):
+    pytest.importorskip("detectron2")
+    from detectron2.config import instantiate
+
+    import hiera_det
+
+    cfg = hiera_det.get_config(f"COCO/{name}.py")
+    return instantiate(cfg.model), dict(allow_unexpected=cfg.train.allow_unexpected)
+
+
+def official_file(kind: str, size: str, folder) -> tuple[str, dict[str, Tensor]]:
+    """A file as the authors publish it, from their code; the weights are random."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # hiera-transformer imports a deprecated timm path
+        hiera = pytest.importorskip("hiera")
+        state = getattr(hiera, f"{kind}_{size}_224")(pretrained=False).state_dict()
+    return save(state, folder / f"{kind}_{size}_224.pth"), state
+
+
+@pytest.mark.parametrize(
+    "name, kind, size, verdict",
+    [
+        (
+            "mask_rcnn_hiera_t",
+            "mae_hiera",
+            "tiny",
+            "backbone 154/154 tensors from hiera_t (official MAE); pos_embed 56x56 approximated by "
+            "an 8x8 window and a 7x7 background; new: fpn, rpn, roi_heads, out norms; left out: "
+            "decoder (104), encoder_norm (2), fusion (4)",
+        ),
+        pytest.param(
+            "cascade_mask_rcnn_hiera_s",
+            "hiera",
+            "small",
+            "backbone 202/202 tensors from hiera_s (official ImageNet); pos_embed 56x56 "
+            "approximated by an 8x8 window and a 7x7 background; new: fpn, rpn, roi_heads, out "
+            "norms; left out: head (4)",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "mask_rcnn_hiera_b_sfp",
+            "mae_hiera",
+            "base",
+            "backbone 260/260 tensors from hiera_b (official MAE); pos_embed 56x56 approximated by "
+            "an 8x8 window and a 7x7 background; new: fpn, rpn, roi_heads, out norms; left out: "
+            "decoder (104), encoder_norm (2), fusion (4), blocks 21 to 23 (38)",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_official_files_start_the_leaves(name, kind, size, verdict, tmp_path):
+    path, state = official_file(kind, size, tmp_path)
+    model, patterns = leaf(name)
+    assert load_init_checkpoint(model, path, **patterns) == verdict
+    (trunk,) = (m for m in model.modules() if isinstance(m, Hiera))
+    for key, value in trunk.state_dict().items():
+        if "pos_embed" not in key:
+            assert_close(value, state[key], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("variant", ["hiera_s", "hiera_l", "sam2_hiera_s"])
+def test_another_size_names_the_config(variant, tmp_path):
+    with torch.device("meta"):
+        state = build_hiera(variant, q_pool=3).state_dict()
+    state = {k: torch.zeros(1).expand(v.shape) for k, v in state.items()}
+    prefix = ""
+    if variant.startswith("sam2"):
+        prefix = "image_encoder.trunk."
+        state = {
+            k.replace("fc1", "layers.0").replace("fc2", "layers.1"): v for k, v in state.items()
+        }
+    path = save({prefix + k: v for k, v in state.items()}, tmp_path / "a.pt", "model")
+    model = detector(build_hiera("hiera_t"))
+    message = refused(model, path, f"this is {variant}; the model's trunk has embed_dim 96 and 12")
+    assert f"Take configs/COCO/mask_rcnn_{variant}.py, or weights of the model's size" in message
+
+
+def test_sam2_starts_its_leaf(sam2_file):
+    model, patterns = leaf("mask_rcnn_sam2_hiera_t")
+    assert load_init_checkpoint(model, sam2_file, **patterns) == (
+        "backbone 154/154 tensors from sam2_hiera_t (SAM 2); new: fpn, rpn, roi_heads, out norms; "
+        "left out: prompts and memory (1)"
+    )
+    with pytest.raises(ValueError, match="mask_rcnn_sam2_hiera_t.py"):
+        load_init_checkpoint(leaf("mask_rcnn_hiera_t")[0], sam2_file)
+
+
 @pytest.mark.slow
 def test_the_config_of_the_paper(tmp_path):
     pytest.importorskip("detectron2")

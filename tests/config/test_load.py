@@ -28,10 +28,10 @@ def test_leaf_says_how_to_run_it(name):
 
 
 @pytest.mark.parametrize("name", LEAVES)
-def test_leaf_survives_yaml(name, tmp_path):
+def test_leaf_survives_yaml(load, name, tmp_path):
     from detectron2.config import LazyConfig
 
-    cfg = hiera_det.get_config(name)
+    cfg = load(name)
     LazyConfig.save(cfg, str(tmp_path / "config.yaml"))
     assert [p.name for p in tmp_path.iterdir()] == ["config.yaml"]  # no pickle beside it
     back = load_config(str(tmp_path / "config.yaml"))

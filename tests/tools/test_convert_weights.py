@@ -60,8 +60,10 @@ def test_it_says_what_it_does(run):
     lines = out.splitlines()
     assert lines[0] == "mae.pth: hiera_t, official MAE, pos_embed absolute 56x56"
     assert "    24  blocks.*.attn.qkv.* -> blocks.*.attn.qkv.*" in lines
-    assert "     1  encoder_norm left out: follows the fused sum of the stages, not stage 4: no " \
+    assert (
+        "     1  encoder_norm left out: follows the fused sum of the stages, not stage 4: no "
         "norm of a stage" in lines
+    )
     assert lines[-1] == "out.pth: 153 converted, 3 left out"
     file = read_checkpoint("out.pth")
     assert_close(file.state, light("hiera_t"), rtol=0, atol=0)
@@ -146,7 +148,9 @@ def test_the_script_exits_with_its_status(tool, tmp_path):
     assert "convert_weights.py mae_hiera_base_224.pth" in tool.argument_parser().format_help()
     failed = subprocess.run(
         [sys.executable, str(TOOL), "no.pth", "out.pth"],
-        capture_output=True, text=True, cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
     )
     assert failed.returncode == 1
     assert failed.stderr.startswith("error: no.pth does not exist")

@@ -36,9 +36,7 @@ logger = logging.getLogger(__name__)
 
 def filter_images_with_only_crowd_annotations(dataset_dicts: list[dict]) -> list[dict]:
     """The images that have at least one annotation that is not a crowd."""
-    kept = [
-        d for d in dataset_dicts if any(a.get("iscrowd", 0) == 0 for a in d["annotations"])
-    ]
+    kept = [d for d in dataset_dicts if any(a.get("iscrowd", 0) == 0 for a in d["annotations"])]
     logger.info(
         "Removed %d images with no usable annotations. %d images left.",
         len(dataset_dicts) - len(kept),
@@ -47,9 +45,7 @@ def filter_images_with_only_crowd_annotations(dataset_dicts: list[dict]) -> list
     return kept
 
 
-def print_instances_class_histogram(
-    dataset_dicts: list[dict], class_names: Sequence[str]
-) -> None:
+def print_instances_class_histogram(dataset_dicts: list[dict], class_names: Sequence[str]) -> None:
     """Log how many instances of each class there are; crowds are not counted.
 
     Raises:
@@ -220,10 +216,7 @@ def build_detection_train_loader(
         total_batch_size: images in a batch over all processes.
         kwargs: see ``build_batch_data_loader``.
     """
-    if isinstance(dataset, list):
-        dataset = DatasetFromList(dataset, copy=False)
-    if mapper is not None:
-        dataset = MapDataset(dataset, mapper)
+    dataset = _mapped(dataset, mapper)
     if sampler is None and not isinstance(dataset, IterableDataset):
         sampler = TrainingSampler(len(dataset))
     return build_batch_data_loader(
@@ -248,10 +241,7 @@ def build_detection_test_loader(
 ) -> DataLoader:
     """Every element once over all processes, in order. Arguments as for the training loader;
     ``batch_size`` counts the images in one process."""
-    if isinstance(dataset, list):
-        dataset = DatasetFromList(dataset, copy=False)
-    if mapper is not None:
-        dataset = MapDataset(dataset, mapper)
+    dataset = _mapped(dataset, mapper)
     if sampler is None and not isinstance(dataset, IterableDataset):
         sampler = InferenceSampler(len(dataset))
     return DataLoader(
@@ -261,6 +251,12 @@ def build_detection_test_loader(
         num_workers=num_workers,
         collate_fn=trivial_batch_collator if collate_fn is None else collate_fn,
     )
+
+
+def _mapped(dataset: list[dict] | Dataset, mapper: Callable[[dict], dict] | None) -> Dataset:
+    if isinstance(dataset, list):
+        dataset = DatasetFromList(dataset, copy=False)
+    return dataset if mapper is None else MapDataset(dataset, mapper)
 
 
 def trivial_batch_collator(batch: list) -> list:

@@ -161,8 +161,7 @@ def transform_instance_annotations(
             annotation["segmentation"] = mask
         else:
             raise ValueError(
-                "a segmentation is a list of polygons or an RLE dict, got "
-                f"{type(segm).__name__}"
+                f"a segmentation is a list of polygons or an RLE dict, got {type(segm).__name__}"
             )
     return annotation
 

@@ -151,9 +151,7 @@ class COCOEvaluator(DatasetEvaluator):
             with PathManager.open(path, "wb") as f:
                 torch.save(predictions, f)
         # From here on categories have the ids of the dataset.
-        results = [
-            {**r, "category_id": self._category_ids[r["category_id"]]} for r in results
-        ]
+        results = [{**r, "category_id": self._category_ids[r["category_id"]]} for r in results]
         if self._output_dir is not None:
             path = os.path.join(self._output_dir, "coco_instances_results.json")
             logger.info("Saving results to %s", path)

@@ -1,10 +1,32 @@
-"""Base class of a backbone's building blocks."""
+"""What networks are built of: a convolution with its norm, and a base class of blocks."""
 
-from torch import nn
+from collections.abc import Callable
 
-from .batch_norm import FrozenBatchNorm2d
+from torch import Tensor, nn
 
-__all__ = ["CNNBlockBase"]
+from .batch_norm import FrozenBatchNorm2d, get_norm
+from .wrappers import Conv2d
+
+__all__ = ["CNNBlockBase", "same_size_conv"]
+
+
+def same_size_conv(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int,
+    norm: str | Callable[[int], nn.Module],
+    activation: Callable[[Tensor], Tensor] | None = None,
+) -> Conv2d:
+    """A convolution of stride 1 that keeps height and width; with a norm it has no bias."""
+    return Conv2d(
+        in_channels,
+        out_channels,
+        kernel_size,
+        padding=kernel_size // 2,
+        bias=not norm,
+        norm=get_norm(norm, out_channels),
+        activation=activation,
+    )
 
 
 class CNNBlockBase(nn.Module):

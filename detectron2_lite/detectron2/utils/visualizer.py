@@ -115,9 +115,7 @@ class Visualizer:
     def get_output(self) -> VisImage:
         return self.output
 
-    def draw_instance_predictions(
-        self, predictions: Instances, jittering: bool = True
-    ) -> VisImage:
+    def draw_instance_predictions(self, predictions: Instances, jittering: bool = True) -> VisImage:
         """Draw boxes, masks and "name score%" labels, as far as the predictions have them.
 
         Args:
@@ -297,7 +295,7 @@ class Visualizer:
         scores: list[float] | None,
         crowds: list[int] | None = None,
     ) -> list[str] | None:
-        """"name 87%", as far as known."""
+        """ "name 87%", as far as known."""
         if classes is None and scores is None:
             return None
         count = len(scores if classes is None else classes)

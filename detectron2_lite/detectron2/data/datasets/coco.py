@@ -97,9 +97,7 @@ def register_coco_instances(
         image_root: folder of the images.
     """
     json_file, image_root = os.fspath(json_file), os.fspath(image_root)
-    DatasetCatalog.register(
-        name, functools.partial(load_coco_json, json_file, image_root, name)
-    )
+    DatasetCatalog.register(name, functools.partial(load_coco_json, json_file, image_root, name))
     MetadataCatalog.get(name).set(
         json_file=json_file, image_root=image_root, evaluator_type="coco", **metadata
     )

@@ -55,9 +55,7 @@ class InferenceSampler(Sampler[int]):
     def __init__(self, size: int) -> None:
         if size <= 0:
             raise ValueError(f"InferenceSampler over {size} images: the dataset is empty")
-        self._local_indices = self._get_local_indices(
-            size, comm.get_world_size(), comm.get_rank()
-        )
+        self._local_indices = self._get_local_indices(size, comm.get_world_size(), comm.get_rank())
 
     @staticmethod
     def _get_local_indices(total_size: int, world_size: int, rank: int) -> range:

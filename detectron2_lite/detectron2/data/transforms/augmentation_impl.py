@@ -88,7 +88,7 @@ class ResizeShortestEdge(Augmentation):
                 "sample_style='range' takes short_edge_length=(min, max), got "
                 f"{short_edge_length}; list lengths under sample_style='choice'"
             )
-        self.short_edge_length = tuple(short_edge_length)
+        self.short_edge_length = short_edge_length
         self.max_size = max_size
         self.sample_style = sample_style
         self.interp = interp

@@ -51,9 +51,7 @@ class ResizeTransform(Transform):
         interp: a Pillow resampling filter; bilinear by default.
     """
 
-    def __init__(
-        self, h: int, w: int, new_h: int, new_w: int, interp: int | None = None
-    ) -> None:
+    def __init__(self, h: int, w: int, new_h: int, new_w: int, interp: int | None = None) -> None:
         super().__init__()
         self.h, self.w = h, w
         self.new_h, self.new_w = new_h, new_w

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch.nn.functional as F
-from detectron2.layers import Conv2d, get_norm
+from detectron2.layers.blocks import same_size_conv
 from detectron2.layers.weight_init import c2_xavier_fill
 from torch import Tensor, nn
 
@@ -78,17 +78,8 @@ class FPN(Backbone):
         strides = [input_shapes[name].stride for name in in_features]
         self._stages = pyramid_stages(strides)
         for name, stage in zip(in_features, self._stages, strict=True):
-            lateral, output = (
-                Conv2d(
-                    channels,
-                    out_channels,
-                    kernel_size=kernel_size,
-                    padding=kernel_size // 2,
-                    bias=norm == "",
-                    norm=get_norm(norm, out_channels),
-                )
-                for channels, kernel_size in ((input_shapes[name].channels, 1), (out_channels, 3))
-            )
+            lateral = same_size_conv(input_shapes[name].channels, out_channels, 1, norm)
+            output = same_size_conv(out_channels, out_channels, 3, norm)
             c2_xavier_fill(lateral)
             c2_xavier_fill(output)
             self.add_module(f"fpn_lateral{stage}", lateral)

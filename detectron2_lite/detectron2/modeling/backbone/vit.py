@@ -5,7 +5,8 @@ The ViT itself is not in detectron2_lite; install Detectron2.
 
 from collections.abc import Callable, Sequence
 
-from detectron2.layers import Conv2d, get_norm
+from detectron2.layers import get_norm
+from detectron2.layers.blocks import same_size_conv
 from torch import Tensor, nn
 
 from .backbone import Backbone
@@ -49,17 +50,8 @@ class SimpleFeaturePyramid(Backbone):
         self._stages = pyramid_stages(strides)
         for scale, stage in zip(scale_factors, self._stages, strict=True):
             level, channels = _resample(scale, shape.channels, norm)
-            level += [
-                Conv2d(
-                    c_in,
-                    out_channels,
-                    kernel_size=kernel_size,
-                    padding=kernel_size // 2,
-                    bias=norm == "",
-                    norm=get_norm(norm, out_channels),
-                )
-                for c_in, kernel_size in ((channels, 1), (out_channels, 3))
-            ]
+            level.append(same_size_conv(channels, out_channels, 1, norm))
+            level.append(same_size_conv(out_channels, out_channels, 3, norm))
             self.add_module(f"simfp_{stage}", nn.Sequential(*level))
         self.net = net
         self.in_feature = in_feature

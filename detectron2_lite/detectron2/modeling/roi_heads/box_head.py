@@ -3,7 +3,8 @@
 import math
 from collections.abc import Callable, Sequence
 
-from detectron2.layers import Conv2d, ShapeSpec, get_norm
+from detectron2.layers import ShapeSpec
+from detectron2.layers.blocks import same_size_conv
 from detectron2.layers.weight_init import c2_msra_fill, c2_xavier_fill
 from fvcore.common.registry import Registry
 from torch import Tensor, nn
@@ -38,15 +39,7 @@ class FastRCNNConvFCHead(nn.Sequential):
         channels, size = input_shape.channels, (input_shape.height, input_shape.width)
         self.conv_norm_relus = []
         for k, dim in enumerate(conv_dims, start=1):
-            conv = Conv2d(
-                channels,
-                dim,
-                kernel_size=3,
-                padding=1,
-                bias=not conv_norm,
-                norm=get_norm(conv_norm, dim),
-                activation=nn.ReLU(),
-            )
+            conv = same_size_conv(channels, dim, 3, conv_norm, nn.ReLU())
             self.add_module(f"conv{k}", conv)
             self.conv_norm_relus.append(conv)
             channels = dim

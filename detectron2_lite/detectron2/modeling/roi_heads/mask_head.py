@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
-from detectron2.layers import Conv2d, ConvTranspose2d, ShapeSpec, cat, get_norm
+from detectron2.layers import Conv2d, ConvTranspose2d, ShapeSpec, cat
+from detectron2.layers.blocks import same_size_conv
 from detectron2.layers.weight_init import c2_msra_fill
 from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
@@ -151,15 +152,7 @@ class MaskRCNNConvUpsampleHead(BaseMaskRCNNHead, nn.Sequential):
         channels = input_shape.channels
         self.conv_norm_relus = []
         for k, dim in enumerate(conv_dims[:-1], start=1):
-            conv = Conv2d(
-                channels,
-                dim,
-                kernel_size=3,
-                padding=1,
-                bias=not conv_norm,
-                norm=get_norm(conv_norm, dim),
-                activation=nn.ReLU(),
-            )
+            conv = same_size_conv(channels, dim, 3, conv_norm, nn.ReLU())
             self.add_module(f"mask_fcn{k}", conv)
             self.conv_norm_relus.append(conv)
             channels = dim

@@ -1,0 +1,1 @@
+"""LazyConfigs of pretraining and of the classifiers that measure it."""

@@ -1,0 +1,14 @@
+"""Fine-tuning of Hiera-H: arXiv 2306.00989, table 14b (86.9 % top-1 there; not trained here).
+
+    python pretrain/finetune.py --config-file pretrain/configs/finetune_hiera_h.py \
+        --num-gpus 8 train.init_checkpoint=mae_hiera_huge_224.pth
+"""
+
+from .common.finetune import dataloader, lr_multiplier, model, optimizer, train
+
+model.variant = "hiera_h"
+model.drop_path_rate = 0.3
+train.epochs = 50
+train.output_dir = "./output/finetune_hiera_h"
+optimizer.params.layer_decay = 0.85
+optimizer.lr = "${linear_lr:1e-3,${dataloader.train.total_batch_size},1024}"

@@ -1,0 +1,67 @@
+"""Learning rates by batch size, and which parameters decay."""
+
+import re
+
+from omegaconf import OmegaConf
+
+from hiera_det.modeling.hiera import Hiera
+
+__all__ = ["linear_lr", "param_groups"]
+
+
+def linear_lr(base_lr: float, batch_size: int, base_batch_size: int) -> float:
+    """`base_lr`, which is for `base_batch_size`, in proportion to the batch.
+
+    In configs: `"${linear_lr:8e-4,${dataloader.train.total_batch_size},4096}"`.
+    """
+    return base_lr * batch_size / base_batch_size
+
+
+# Configs are saved with their interpolations, so whoever reads a saved one needs the resolver too.
+OmegaConf.register_new_resolver("linear_lr", linear_lr, replace=True)
+
+
+def param_groups(
+    model: Hiera, lr: float, weight_decay: float, layer_decay: float = 1.0
+) -> list[dict]:
+    """Parameter groups for AdamW.
+
+    No decay for vectors (norms and biases) and for what the model's `no_weight_decay()` names: the
+    position tables and the mask token. With `layer_decay` the patch embedding and the position
+    tables have the lowest rate, lr * layer_decay ** (depth + 1), and what comes after the last
+    block has `lr`.
+
+    Args:
+        model: one Hiera, with whatever else it has.
+        lr: of the last layer.
+        weight_decay: of matrices and kernels.
+        layer_decay: factor from one block to the one before it.
+
+    Returns:
+        Groups with "params", "lr", "weight_decay", disjoint, over all trainable parameters.
+    """
+    tables = model.no_weight_decay()
+    groups: dict[tuple[int, bool], dict] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        layer = _layer(name, model.depth)
+        decays = parameter.ndim > 1 and name not in tables
+        group = groups.setdefault(
+            (layer, decays) if layer_decay != 1.0 else (0, decays),
+            {
+                "params": [],
+                "lr": lr * layer_decay ** (model.depth + 1 - layer),
+                "weight_decay": weight_decay if decays else 0.0,
+            },
+        )
+        group["params"].append(parameter)
+    return list(groups.values())
+
+
+def _layer(name: str, depth: int) -> int:
+    """0 for what stands before the blocks, i + 1 for block i, depth + 1 for what follows."""
+    block = re.match(r"blocks\.(\d+)\.", name)
+    if block:
+        return int(block[1]) + 1
+    return 0 if name.startswith(("pos_embed", "patch_embed")) else depth + 1

@@ -1,0 +1,81 @@
+"""Weights into the autoencoder, and its encoder out of it."""
+
+import logging
+
+from hiera_det.checkpoint import convert_state, read_checkpoint
+from hiera_det.checkpoint.positions import fit_positions
+from hiera_det.modeling.variants import VARIANTS
+
+from .mae import MaskedAutoencoderHiera
+
+__all__ = ["load_mae_checkpoint", "run_facts"]
+
+logger = logging.getLogger(__name__)
+
+ENCODER = ("pos_embed", "patch_embed.", "blocks.")
+
+
+def load_mae_checkpoint(model: MaskedAutoencoderHiera, path: str) -> str:
+    """Starts pretraining from an autoencoder, official or of this project, or from any Hiera.
+
+    The encoder must be whole; position tables are converted to the model's kind and size. The
+    decoder is taken if the file has one, which must then fit too; else it is new.
+
+    Args:
+        model: the autoencoder.
+        path: local, or http(s)://.
+
+    Returns:
+        The verdict, which is also logged.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no Hiera, one of another size, or with another decoder. Nothing is loaded then.
+    """
+    file = read_checkpoint(path)
+    own = model.state_dict()
+    try:
+        converted = convert_state(file.state, variant=file.meta.get("variant"))
+        state, note = fit_positions(converted.state, model.pos_embed_kind, model.pos_embed_size)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    decoder = {k: v for k, v in file.state.items() if k in own and not k.startswith(ENCODER)}
+    if "decoder_pred.weight" in decoder:
+        state |= decoder
+        needed = set(own)
+    else:
+        needed = {key for key in own if key.startswith(ENCODER)}
+    wrong = sorted(needed ^ set(state)) + sorted(
+        f"{key} {tuple(value.shape)}, here {tuple(own[key].shape)}"
+        for key, value in state.items()
+        if key in own and value.shape != own[key].shape
+    )
+    if wrong:
+        raise ValueError(
+            f"{path} ({converted.size}, {converted.source.name}) does not fit the model: "
+            f"{', '.join(wrong[:4])}{', …' if len(wrong) > 4 else ''}. Take the config of that "
+            "size, target and decoder, or the encoder alone (pretrain/export.py)"
+        )
+    model.load_state_dict(state, strict=False)
+    parts = [f"{len(state)}/{len(own)} tensors from {converted.size} ({converted.source.name})"]
+    parts += [note] if note else []
+    parts += [] if "decoder_pred.weight" in decoder else ["decoder and fusion are new"]
+    verdict = f"autoencoder {'; '.join(parts)}"
+    logger.info(verdict)
+    return verdict
+
+
+def run_facts(model: MaskedAutoencoderHiera) -> dict[str, str | int | float]:
+    """What a checkpoint says about itself, in numbers and strings."""
+    size = (model.embed_dims[0], model.depth)
+    names = [n for n, v in VARIANTS.items() if (v["embed_dim"], sum(v["stages"])) == size]
+    return {
+        "source": "MAE pretraining",
+        **({"variant": names[0]} if names else {}),
+        "pos_embed": model.pos_embed_kind,
+        "input_size": "x".join(map(str, model.input_size)),
+        "mask_ratio": model.mask_ratio,
+        "target": model.target,
+        "pixel_mean": " ".join(f"{x:g}" for x in model.pixel_mean.flatten().tolist()),
+        "pixel_std": " ".join(f"{x:g}" for x in model.pixel_std.flatten().tolist()),
+    }

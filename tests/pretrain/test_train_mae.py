@@ -1,0 +1,323 @@
+"""The whole of a run: train, stop, resume, look, export, start a detector; and two processes."""
+
+import argparse
+import json
+import logging
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.config import instantiate
+from PIL import Image
+from torch.testing import assert_close
+
+from hiera_det.checkpoint import load_init_checkpoint
+from hiera_det.config import load_config
+from pretrain import train_mae
+from pretrain.export import export
+from pretrain.mae import MaskedAutoencoderHiera, build_mae
+from pretrain.optim import param_groups
+from pretrain.trainer import AccumulatingTrainer
+from pretrain.visualize_mae import visualize
+from pretrain.weights import load_mae_checkpoint
+
+ROOT = Path(train_mae.__file__).parents[1]
+CONFIGS = sorted((ROOT / "pretrain/configs").glob("*.py"))
+MAE_CONFIGS = [path for path in CONFIGS if path.name.startswith("mae_")]
+TINY = [
+    "model.embed_dim=8",
+    "model.stages=[1,1,1,1]",
+    "model.input_size=[64,64]",
+    "model.decoder_embed_dim=16",
+    "model.decoder_depth=1",
+    "dataloader.train.total_batch_size=4",
+    "train.max_iter=6",
+    "train.log_period=1",
+    "train.checkpointer.period=3",
+    "train.warmup_epochs=0",
+    "train.num_pictures=2",
+]
+
+
+@pytest.fixture(autouse=True)
+def close_logs():
+    """Detectron2 keeps the handlers of each output folder."""
+    yield
+    for name in ("", "fvcore", "detectron2", "hiera_det", "pretrain"):
+        for handler in list(logging.getLogger(name).handlers):
+            if isinstance(handler, logging.StreamHandler) and "LogCapture" not in str(handler):
+                logging.getLogger(name).removeHandler(handler)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for k in range(10):
+        pixels = rng.integers(0, 256, (9, 9, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((90, 70), Image.Resampling.BICUBIC).save(folder / f"{k}.png")
+    return folder
+
+
+def arguments(images, output, *opts: str, resume: bool = False) -> argparse.Namespace:
+    return argparse.Namespace(
+        config_file=str(ROOT / "pretrain/configs/mae_hiera_shapes.py"),
+        resume=resume,
+        eval_only=False,
+        opts=[
+            f"dataloader.train.dataset.root={images}",
+            f"train.output_dir={output}",
+            *TINY,
+            *opts,
+        ],
+    )
+
+
+def losses(output: Path) -> dict[int, float]:
+    """By iteration; the running medians that Detectron2 writes."""
+    lines = (json.loads(line) for line in (output / "metrics.json").read_text().splitlines())
+    return {line["iteration"]: line["total_loss"] for line in lines if "total_loss" in line}
+
+
+@pytest.fixture(scope="module")
+def run(images, tmp_path_factory):
+    output = tmp_path_factory.mktemp("run") / "whole"
+    train_mae.main(arguments(images, output))
+    return output
+
+
+def test_run_leaves_everything_behind(run):
+    found = {path.name for path in run.iterdir()}
+    assert found >= {"config.yaml", "log.txt", "metrics.json", "curves.png", "reconstructions.png"}
+    log = (run / "log.txt").read_text()
+    assert "6 iterations = 2.4 epochs of 10 images" in log
+    assert "batch of 4 images = 1 processes x 4 images x 1 steps; learning rate 0.001" in log
+    assert "1 of 4 mask units are seen (mask_ratio 0.6)" in log
+    assert sorted(losses(run)) == list(range(6))
+    facts = torch.load(run / "model_final.pth", weights_only=True)["hiera_det"]
+    assert facts["input_size"] == "64x64" and facts["pos_embed"] == "absolute_win"
+    assert facts["pixel_mean"] == "123.675 116.28 103.53" and "variant" not in facts
+
+
+def test_killed_and_resumed_run_is_the_uninterrupted_one(run, images, tmp_path, monkeypatch):
+    output = tmp_path / "killed"
+    step = AccumulatingTrainer.run_step
+
+    def die(self):
+        if self.iter == 4:  # the last checkpoint is that of iteration 2
+            raise RuntimeError("killed")
+        step(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AccumulatingTrainer, "run_step", die)
+        with pytest.raises(RuntimeError, match="killed"):
+            train_mae.main(arguments(images, output))
+    train_mae.main(arguments(images, output, resume=True))
+    state, whole = (
+        torch.load(folder / "model_final.pth", weights_only=True) for folder in (output, run)
+    )
+    assert_close(state["model"], whole["model"], rtol=0, atol=0)
+    moments, expected = (s["trainer"]["optimizer"]["state"] for s in (state, whole))
+    assert_close(moments, expected, rtol=0, atol=0)
+
+
+def test_accumulation_equals_the_whole_batch(run, images, tmp_path):
+    output = tmp_path / "accumulated"
+    train_mae.main(arguments(images, output, "dataloader.train.images_per_process=1"))
+    assert_close(losses(output), losses(run), rtol=1e-4, atol=1e-5)
+    assert "1 processes x 1 images x 4 steps" in (output / "log.txt").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["launch", "torchrun"])
+def test_two_processes_equal_one(run, images, tmp_path, launcher):
+    output = tmp_path / launcher
+    script = [str(ROOT / "pretrain/train_mae.py")]
+    how = (
+        [sys.executable, *script, "--num-gpus", "2"]
+        if launcher == "launch"
+        else [
+            *(sys.executable, "-m", "torch.distributed.run"),
+            *("--standalone", "--nproc-per-node", "2", *script),
+        ]
+    )
+    args = arguments(images, output)
+    subprocess.run([*how, "--config-file", args.config_file, *args.opts], check=True, timeout=300)
+    assert "2 processes x 2 images x 1 steps" in (output / "log.txt").read_text()
+    assert_close(losses(output), losses(run), rtol=1e-4, atol=1e-5)
+
+
+def test_loss_that_is_not_finite_stops_with_the_state_saved(images, tmp_path):
+    args = arguments(images, tmp_path / "run", "optimizer.lr=1e30", "train.max_iter=20")
+    with pytest.raises(FloatingPointError, match="model_nonfinite.pth.*optimizer.lr"):
+        train_mae.main(args)
+    assert (tmp_path / "run" / "model_nonfinite.pth").is_file()
+
+
+def test_resume_of_another_run_raises(images, tmp_path):
+    train_mae.main(arguments(images, tmp_path, "train.max_iter=1"))
+    with pytest.raises(ValueError, match="total_batch_size was 4 and is 2"):
+        train_mae.main(
+            arguments(images, tmp_path, "dataloader.train.total_batch_size=2", resume=True)
+        )
+
+
+def test_clipping_and_bf16_run(images, tmp_path):
+    opts = ("train.amp.enabled=True", "train.clip_grad_norm=0.01", "train.max_iter=2")
+    train_mae.main(arguments(images, tmp_path / "run", *opts))
+    metrics = (tmp_path / "run" / "metrics.json").read_text()
+    assert "grad_norm" in metrics and "images_per_second" in metrics
+
+
+# ------------------------------------------------------------------------------------- afterwards
+def test_export_starts_the_detector_of_the_quick_start(tmp_path):
+    cfg = load_config(str(ROOT / "pretrain/configs/mae_hiera_shapes.py"))
+    model = instantiate(cfg.model)
+    torch.save({"model": model.state_dict()}, tmp_path / "model_final.pth")
+    (tmp_path / "last_checkpoint").write_text("model_final.pth")
+    message = export(str(tmp_path), str(tmp_path / "encoder.pth"))
+    assert "decoder" in message and "fusion" in message
+    detector = instantiate(load_config("shapes/mask_rcnn_hiera_shapes.py").model)
+    trunk = detector.backbone.bottom_up.trunk
+    verdict = load_init_checkpoint(detector, str(tmp_path / "encoder.pth"))
+    total = len(trunk.state_dict())
+    assert f"backbone {total}/{total} tensors" in verdict
+    encoder = {k: v for k, v in model.state_dict().items() if k in trunk.state_dict()}
+    assert_close(trunk.state_dict(), encoder, rtol=0, atol=0)
+
+
+def test_export_keeps_what_the_run_says_of_itself(run, tmp_path):
+    export(str(run), str(tmp_path / "encoder.pth"))
+    meta = torch.load(tmp_path / "encoder.pth", weights_only=True)["hiera_det"]
+    assert meta["source"] == "MAE pretraining" and meta["mask_ratio"] == 0.6
+
+
+def test_export_of_a_folder_without_a_run_raises(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no last_checkpoint"):
+        export(str(tmp_path), str(tmp_path / "encoder.pth"))
+
+
+def test_visualize_draws_four_columns(run, images, tmp_path):
+    cfg = load_config(str(run / "config.yaml"))
+    path = visualize(cfg, str(run / "model_final.pth"), str(tmp_path / "a.png"), 3, seed=0)
+    assert Image.open(path).size == (4 * (64 + 4) + 4, 3 * (64 + 4) + 4)
+
+
+def test_visualize_of_an_encoder_raises(run, tmp_path):
+    export(str(run), str(tmp_path / "encoder.pth"))
+    with pytest.raises(ValueError, match="has no decoder"):
+        visualize(None, str(tmp_path / "encoder.pth"), str(tmp_path / "a.png"), 1, seed=0)
+
+
+# ------------------------------------------------------------------------------------- weights
+SMALL = dict(input_size=(64, 64), decoder_embed_dim=16, decoder_depth=1, decoder_num_heads=2)
+
+
+def small(**kwargs) -> MaskedAutoencoderHiera:
+    return build_mae("hiera_t", embed_dim=8, stages=(1, 1, 1, 1), **(SMALL | kwargs))
+
+
+@pytest.mark.parametrize("pos_embed", ["absolute", "absolute_win"])
+def test_autoencoder_continues_with_its_decoder(tmp_path, pos_embed):
+    source, model = small(), small(pos_embed=pos_embed)
+    torch.save({"model_state": source.state_dict()}, tmp_path / "mae.pth")  # the official layout
+    verdict = load_mae_checkpoint(model, str(tmp_path / "mae.pth"))
+    assert "new" not in verdict and ("approximated" in verdict) == (pos_embed == "absolute_win")
+    same = {k: v for k, v in source.state_dict().items() if not k.startswith("pos_embed")}
+    assert_close({k: model.state_dict()[k] for k in same}, same, rtol=0, atol=0)
+
+
+def test_encoder_alone_leaves_the_decoder_new(tmp_path):
+    source, model = small(), small()
+    torch.save({"model": source.state_dict()}, tmp_path / "mae.pth")
+    export(str(tmp_path / "mae.pth"), str(tmp_path / "encoder.pth"))
+    assert "decoder and fusion are new" in load_mae_checkpoint(model, str(tmp_path / "encoder.pth"))
+    assert_close(model.blocks.state_dict(), source.blocks.state_dict(), rtol=0, atol=0)
+
+
+def test_checkpoint_of_another_decoder_raises_and_loads_nothing(tmp_path):
+    model = small(decoder_embed_dim=32)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    torch.save({"model": small().state_dict()}, tmp_path / "mae.pth")
+    with pytest.raises(ValueError, match="does not fit the model.*decoder_"):
+        load_mae_checkpoint(model, str(tmp_path / "mae.pth"))
+    assert_close(model.state_dict(), before, rtol=0, atol=0)
+
+
+# ------------------------------------------------------------------------------------- configs
+@pytest.mark.parametrize("path", MAE_CONFIGS, ids=lambda path: path.stem)
+def test_config_builds_and_saves(path, tmp_path):
+    from detectron2.config import LazyConfig
+
+    cfg = load_config(str(path))
+    assert sorted(cfg) == ["dataloader", "lr_multiplier", "model", "optimizer", "train"]
+    LazyConfig.save(cfg, str(tmp_path / "config.yaml"))
+    assert not list(tmp_path.glob("*.pkl"))
+    saved = load_config(str(tmp_path / "config.yaml"))
+    assert saved.train.max_iter == cfg.train.max_iter
+    with torch.device("meta"):
+        model = instantiate(cfg.model)
+    windows = "abswin" in path.stem or "shapes" in path.stem
+    assert model.pos_embed_kind == ("absolute_win" if windows else "absolute")
+
+
+def test_learning_rate_and_schedule_follow_the_batch():
+    path = str(ROOT / "pretrain/configs/mae_hiera_b.py")
+    cfg = load_config(path)
+    assert (cfg.optimizer.lr, cfg.train.max_iter) == (8e-4, 500456)  # 1600 epochs
+    cfg = load_config(path, ["dataloader.train.total_batch_size=512"])
+    assert cfg.optimizer.lr == pytest.approx(1e-4)
+    assert cfg.lr_multiplier.warmup_iters == round(40 * 1_281_167 / 512)
+
+
+def test_param_groups_are_disjoint_complete_and_decay_matrices_alone():
+    model = small(pos_embed="absolute_win")
+    groups = param_groups(model, lr=1.0, weight_decay=0.05)
+    names = {id(p): name for name, p in model.named_parameters()}
+    decayed, others = (
+        {names[id(p)] for g in groups if bool(g["weight_decay"]) == decays for p in g["params"]}
+        for decays in (True, False)
+    )
+    assert decayed | others == set(names.values()) and not decayed & others
+    assert others >= {"pos_embed", "pos_embed_window", "mask_token", "decoder_pos_embed"}
+    assert all(name.endswith("weight") for name in decayed)
+
+
+def test_layer_decay_rises_along_the_depth():
+    model = small()
+    groups = param_groups(model, lr=1.0, weight_decay=0.05, layer_decay=0.5)
+    rate = {id(p): g["lr"] for g in groups for p in g["params"]}
+    named = dict(model.named_parameters())
+    order = ["pos_embed", *(f"blocks.{k}.norm1.weight" for k in range(4)), "encoder_norm.weight"]
+    assert [rate[id(named[name])] for name in order] == [0.5**k for k in (5, 4, 3, 2, 1, 0)]
+    assert rate[id(model.patch_embed.proj.weight)] == 0.5**5
+
+
+# ------------------------------------------------------------------------------------- commands
+@pytest.mark.parametrize(
+    "script",
+    [
+        path
+        for path in sorted((ROOT / "pretrain").glob("*.py"))
+        if path.read_text().startswith("#!")
+    ],
+    ids=lambda path: path.stem,
+)
+def test_script_has_help_with_an_example(script, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [script.name, "--help"])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(script), run_name="__main__")
+    assert stop.value.code == 0
+    assert f"python pretrain/{script.name}" in capsys.readouterr().out
+
+
+def test_readme_names_files_that_exist():
+    text = (ROOT / "pretrain/README.md").read_text()
+    named = set(re.findall(r"(?:pretrain|tools|configs)/[\w/]+\.py", text))
+    assert len(named) > 5
+    assert [name for name in sorted(named) if not (ROOT / name).is_file()] == []
