@@ -27,14 +27,12 @@ setup(
         "hydra-core>=1.1",
         "pycocotools",
         "Pillow",
+        "PyYAML",
         "numpy",
-        "opencv-python-headless",
-        "shapely",
+        "shapely",  # imported by fvcore when it crops polygons
         "tabulate",
         "termcolor",
-        "tqdm",
         "cloudpickle",
-        "packaging",
         "tensorboard",
     ],
 )

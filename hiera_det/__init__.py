@@ -1,7 +1,7 @@
 """Hiera for detection: the trunk, its Detectron2 backbone, weights, data and engine parts.
 
-    import hiera_det
-    cfg = hiera_det.get_config("COCO/mask_rcnn_hiera_b.py")
+import hiera_det
+cfg = hiera_det.get_config("COCO/mask_rcnn_hiera_b.py")
 """
 
 __version__ = "0.1.0"

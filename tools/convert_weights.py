@@ -28,20 +28,26 @@ examples:
 
 The exit status is 1, and nothing is written, if a single tensor is left over or does not fit.""",
     )
-    parser.add_argument("input", metavar="IN", help=".pth .pt .pyth .bin .safetensors or http(s)://")
+    parser.add_argument(
+        "input", metavar="IN", help=".pth .pt .pyth .bin .safetensors or http(s)://"
+    )
     parser.add_argument("output", metavar="OUT", help=".pth or .safetensors; must not exist")
     parser.add_argument(
-        "--pos", choices=POS_EMBEDS,
+        "--pos",
+        choices=POS_EMBEDS,
         help="kind of position tables to write (default: as they are); absolute_win from absolute "
         "is an approximation",
     )
     parser.add_argument(
-        "--to", type=int, metavar="PIXELS",
+        "--to",
+        type=int,
+        metavar="PIXELS",
         help="input size that an absolute table is made for, a multiple of 32 (absolute_win fits "
         "any size as it is); default: as it is, or 224 from absolute_win",
     )
     parser.add_argument(
-        "--variant", choices=list(VARIANTS),
+        "--variant",
+        choices=list(VARIANTS),
         help="name of the size, where shapes leave a choice: sam2_hiera_* says that the weights "
         "belong to SAM 2's windows and global blocks, hiera_* that any windows may be used",
     )

@@ -27,6 +27,7 @@ import hiera_det.data  # noqa: F401  registers shapes_train and shapes_val
 from hiera_det import engine
 from hiera_det.checkpoint import load_full, load_init_checkpoint
 from hiera_det.config import find_config, load_config
+from hiera_det.engine.dry_run import dry_run
 
 logger = logging.getLogger("hiera_det")
 
@@ -39,6 +40,7 @@ Examples:
         --num-gpus 8 train.init_checkpoint=mae_hiera_base_224.pth
   the same under torchrun:
     torchrun --nproc-per-node 8 tools/lazyconfig_train_net.py --config-file ...
+  what it would do, without doing it:                  ... --dry-run
   continue a run that was stopped:                     ... --resume
   evaluate a checkpoint:           ... --eval-only train.init_checkpoint=output/model_final.pth
   change values:                   ... optimizer.lr=1e-5 dataloader.train.total_batch_size=16
@@ -127,6 +129,10 @@ def main(args) -> None:
     cfg = load_config(args.config_file, args.opts)
     engine.choose_device(cfg)
     engine.check_config(cfg)
+    if args.dry_run:
+        if comm.is_main_process():
+            print(dry_run(cfg))
+        return
     if args.eval_only:
         if not cfg.train.init_checkpoint:
             raise ValueError("--eval-only: say which weights: train.init_checkpoint=FILE.pth")
@@ -151,6 +157,9 @@ def main(args) -> None:
 def invoke_main() -> None:
     parser = default_argument_parser(epilog=EXAMPLES)
     parser.description = __doc__
+    parser.add_argument(
+        "--dry-run", action="store_true", help="build everything, describe it, and stop"
+    )
     engine.launch_anyhow(main, parser.parse_args())
 
 

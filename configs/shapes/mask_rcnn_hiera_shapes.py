@@ -1,6 +1,6 @@
 """The quick start: a small Hiera from scratch on generated shapes, minutes on a laptop's CPU.
 
-    python tools/lazyconfig_train_net.py --config-file configs/shapes/mask_rcnn_hiera_shapes.py
+python tools/lazyconfig_train_net.py --config-file configs/shapes/mask_rcnn_hiera_shapes.py
 """
 
 from detectron2.config import LazyCall as L
@@ -32,7 +32,7 @@ model.roi_heads.box_head.update(conv_dims=[], fc_dims=[256])
 model.roi_heads.box_predictor.input_shape.channels = 256
 model.roi_heads.box_predictor.cls_agnostic_bbox_reg = True  # six times the examples for each
 model.roi_heads.mask_head.input_shape.channels = _CHANNELS
-model.roi_heads.mask_head.conv_dims = [_CHANNELS, _CHANNELS]
+model.roi_heads.mask_head.conv_dims = [32, 32]
 
 dataloader.image_size = 160
 dataloader.train.dataset.names = "shapes_train"
@@ -42,14 +42,14 @@ dataloader.test.dataset.names = "shapes_val"
 dataloader.test.num_workers = 0
 
 train.output_dir = "./output/mask_rcnn_hiera_shapes"
-train.epochs = 2.3
+train.epochs = 2.4
 train.epoch_images = 2000
 train.eval_period = 10_000  # at the end
 train.checkpointer.period = 250
 train.seed = 1
 train.clip_grad_norm = 1.0
 
-optimizer.lr = 3e-3
+optimizer.lr = 1e-3
 optimizer.betas = (0.9, 0.95)  # a short run should forget its first gradients soon
 optimizer.weight_decay = 0.05
 lr_multiplier = L(warmup_cosine)(max_iter="${train.max_iter}", warmup_iters=50)

@@ -83,7 +83,6 @@ def train(data: str, folder: str, stop: int) -> list[float]:
     resume = os.path.exists(f"{folder}/last_checkpoint")
     trainer = _trainer(data, start=3 if resume else 0)
     checkpointer = DetectionCheckpointer(trainer.model, folder, trainer=trainer)
-    checkpointer.resume_or_load("", resume=resume)
     schedule = WarmupParamScheduler(CosineParamScheduler(1.0, 0.0), 0.1, 2 / 6)
 
     def stopped(trainer: Any) -> None:
@@ -97,6 +96,7 @@ def train(data: str, folder: str, stop: int) -> list[float]:
             hooks.PeriodicCheckpointer(checkpointer, 3),
         ]
     )
+    checkpointer.resume_or_load("", resume=resume)
     try:
         trainer.train(trainer.iter + 1 if resume else 0, 6)
     except KeyboardInterrupt:
@@ -209,10 +209,12 @@ class Side:
         return [sys.executable, __file__, "--job", job.__name__, json.dumps(args, default=str)]
 
     def run(self, job: Callable[..., Any], *args: Any) -> Any:
-        """Result of a job. CalledProcessError if it fails."""
+        """Result of a job. RuntimeError with its output if it fails."""
         done = subprocess.run(
-            self.command(job, *args), stdout=subprocess.PIPE, check=True, **self.options
+            self.command(job, *args), capture_output=True, check=False, **self.options
         )
+        if done.returncode != 0:
+            raise RuntimeError(f"{job.__name__} with {self.root} failed:\n{done.stderr}")
         return json.loads(done.stdout.splitlines()[-1])
 
     def lines(self) -> int:
@@ -266,7 +268,9 @@ def compare_results(sides: dict[str, Side], data: Path, work: Path) -> Iterator[
 
 def measure_steps(sides: dict[str, Side], data: Path, rounds: int) -> float:
     """Median over the rounds of lite's time for a training step by real's, taken in turn."""
-    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=1)
+    pipes = dict(
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=1
+    )
     workers = [
         subprocess.Popen(sides[name].command(time_steps, data), **pipes, **sides[name].options)
         for name in SIDES

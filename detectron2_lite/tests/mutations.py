@@ -59,7 +59,7 @@ _BY_FILE = {
          "values >= threshold if", "values > threshold if", "structures"),
     ],
     "layers/weight_init.py": [
-        ("MSRA fill by fan_in", 'mode="fan_out"', 'mode="fan_in"', "models"),
+        ("MSRA fill by fan_in", 'mode="fan_out"', 'mode="fan_in"', "roi_heads"),
     ],
     "structures/boxes.py": [
         ("IoU of two empty boxes is nan",

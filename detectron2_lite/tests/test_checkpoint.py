@@ -123,7 +123,7 @@ def test_matching_heuristics(tmp_path, golden_json):
 def test_matching_heuristics_takes_the_longest_suffix(tmp_path):
     """``0.weight`` is taken over ``weight``, which fits as well."""
     model = nn.Sequential(nn.Linear(1, 1, bias=False))
-    content = {"weight": torch.zeros(1, 1), "0.weight": torch.ones(1, 1)}
+    content = {"0.weight": torch.ones(1, 1), "weight": torch.zeros(1, 1)}
     DetectionCheckpointer(model).load(_saved(tmp_path, content) + "?matching_heuristics=True")
     assert model[0].weight.item() == 1
 
@@ -263,7 +263,12 @@ checkpointer.save(name, iteration=2)
 @pytest.mark.lite_only
 @pytest.mark.parametrize(
     ("moment", "name"),
-    [("writing", "model_first"), ("renaming", "model_second"), ("tagging", "model_second")],
+    [
+        ("writing", "model_first"),
+        ("writing", "model_second"),
+        ("renaming", "model_second"),
+        ("tagging", "model_second"),
+    ],
 )
 def test_kill_while_saving_leaves_a_whole_last_checkpoint(tmp_path, moment, name):
     """SIGKILL at any moment: ``last_checkpoint`` names a file that loads, the earlier one.

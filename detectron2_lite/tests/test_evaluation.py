@@ -100,6 +100,17 @@ def jittered_ground_truth(name: str):
         yield record["image_id"], predictions((256, 256), boxes, scores, classes, masks)
 
 
+def shifted_ground_truth(name: str):
+    """Ground truth that is a few pixels off, with random scores."""
+    random = np.random.RandomState(0)
+    for image_id, instances in ground_truth_as_predictions(name):
+        shift_x, shift_y = random.randint(-6, 7, 2)
+        instances.pred_boxes.tensor += torch.tensor([shift_x, shift_y] * 2)
+        instances.pred_masks = instances.pred_masks.roll((shift_y, shift_x), dims=(1, 2))
+        instances.scores = torch.from_numpy(random.uniform(size=len(instances)))
+        yield image_id, instances
+
+
 @pytest.fixture()
 def one_object(tmp_path, request):
     """Register a 100 x 100 image with one object of two classes' set; returns the name."""
@@ -217,16 +228,24 @@ def test_evaluate_some_images(toy):
 
 
 @pytest.mark.lite_only
-@pytest.mark.parametrize("source", [jittered_ground_truth, ground_truth_as_predictions])
-def test_fast_implementation_gives_the_same_numbers(source, toy):
+@pytest.mark.parametrize(
+    ("dataset", "source"),
+    [
+        ("toy", jittered_ground_truth),
+        ("toy", ground_truth_as_predictions),
+        ("coco_tiny", shifted_ground_truth),
+    ],
+)
+def test_fast_implementation_gives_the_same_numbers(dataset, source, request):
     """faster_coco_eval, used where it is installed, and pycocotools."""
     pytest.importorskip("faster_coco_eval")
-    results = [
-        feed(COCOEvaluator(toy("val"), use_fast_impl=fast), source(toy("val"))).evaluate()
+    name = request.getfixturevalue(dataset)("val")
+    fast, plain = (
+        feed(COCOEvaluator(name, use_fast_impl=fast), source(name)).evaluate()
         for fast in (True, False)
-    ]
-    assert flatten_results_dict(results[0]) == pytest.approx(
-        flatten_results_dict(results[1]), abs=1e-9, nan_ok=True
+    )
+    assert flatten_results_dict(fast) == pytest.approx(
+        flatten_results_dict(plain), abs=1e-9, nan_ok=True
     )
 
 

@@ -365,7 +365,10 @@ def test_mask_inference_takes_the_predicted_class():
 
 
 def test_mask_head_shapes_keys_and_init():
-    """mask_fcn1…, deconv (x2), predictor; the last of conv_dims is the deconv."""
+    """mask_fcn1…, deconv (x2), predictor; the last of conv_dims is the deconv.
+
+    Convolutions start with std sqrt(2 / fan_out).
+    """
     torch.manual_seed(0)
     head = MaskRCNNConvUpsampleHead(
         ShapeSpec(channels=8, height=14, width=14),
@@ -383,6 +386,8 @@ def test_mask_head_shapes_keys_and_init():
     ]
     assert head.layers(torch.zeros(2, 8, 14, 14)).shape == (2, 80, 28, 28)
     assert head.predictor.weight.std().item() == pytest.approx(0.001, rel=0.05)
+    fan_out = 16 * 3 * 3
+    assert head.mask_fcn1.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.1)
 
 
 def test_postprocess_by_hand():

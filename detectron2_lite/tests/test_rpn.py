@@ -142,6 +142,8 @@ def test_matcher_by_hand():
     # Prediction 0 is the best of ground truth 1, so it is foreground, matched with 0.
     assert labels.tolist() == [1, 1, 0, 0]
     assert labels.dtype == torch.int8
+    _, labels = Matcher([0.3, 0.7], [0, -1, 1])(quality)
+    assert labels.tolist() == [-1, 1, 0, 0]
 
 
 def test_matcher_checks_its_arguments():
@@ -249,6 +251,14 @@ def test_rpn_proposals(golden, mode):
         assert found.image_size == size
         assert_golden(found.proposal_boxes.tensor, golden[f"rpn/{mode}/{i}/boxes"], 1e-4)
         assert_golden(found.objectness_logits, golden[f"rpn/{mode}/{i}/logits"], 1e-5)
+
+
+@pytest.mark.parametrize("limit", ["pre_nms_topk", "post_nms_topk"])
+def test_rpn_limits_are_for_training_and_test(limit):
+    """(training, test): before NMS for each of the five levels, after it for the image."""
+    rpn = _rpn(**{limit: (8, 1)})
+    in_training, in_test = (len(_run(rpn, training)[0][0]) for training in (True, False))
+    assert in_test <= (5 if limit == "pre_nms_topk" else 1) < in_training
 
 
 def test_rpn_loss_weights():

@@ -291,6 +291,12 @@ def test_mask_target_from_bitmaps(golden):
     _assert_golden_bits(masks, golden["mask/bit_crop"])
 
 
+def test_mask_target_from_a_bitmap_by_hand():
+    """A bin that is half covered belongs to the mask."""
+    masks = BitMasks(torch.tensor([[[True, False]]]))
+    assert masks.crop_and_resize(torch.tensor([[0.0, 0, 2, 1]]), 1).tolist() == [[[True]]]
+
+
 def test_paste_masks(golden):
     """grid_sample(align_corners=False) at pixel centres, then >= threshold, as bool."""
     r = np.random.RandomState(50).uniform(0, 1, (6, 7, 7)).astype(np.float32)

@@ -175,7 +175,8 @@ def _schedule(cfg: DictConfig) -> list[str]:
         raise ValueError(
             f"dataloader.train.total_batch_size={batch} is not divisible by {processes} processes"
         )
-    warmup = min(OmegaConf.select(cfg, "lr_multiplier.warmup_iters", default=0), max_iter)
+    named = OmegaConf.select(cfg, "lr_multiplier.warmup_iters", default=0)
+    warmup = min(named, max_iter // 5)  # as the schedules cut it
     fractions = OmegaConf.select(cfg, "lr_multiplier.milestones", default=[])
     milestones = [round(m * max_iter) for m in fractions]
     multiplier = instantiate(cfg.lr_multiplier)
@@ -199,10 +200,9 @@ def _schedule(cfg: DictConfig) -> list[str]:
         f"device {cfg.train.device}, precision {amp.precision if amp.enabled else 'fp32'}, "
         f"gradient clipping {clip or 'off'}",
     ]
-    if warmup >= min([*milestones, max_iter]):  # the rate after it is a small part of optimizer.lr
+    if warmup < named:
         lines.append(
-            f"NOTE: the run is too short for a warm-up of {warmup} iterations: raise train.epochs "
-            "or lower lr_multiplier.warmup_iters"
+            f"NOTE: the run is short: its warm-up of {named} iterations is cut to {warmup}"
         )
     return lines
 

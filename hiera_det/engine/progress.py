@@ -38,6 +38,8 @@ class ProgressPrinter(EventWriter):
     def write(self) -> None:
         storage = get_event_storage()
         done = storage.iter + 1
+        if done > self.max_iter:  # the call after the last iteration, which has had its line
+            return
         step, data = self._median("time"), self._median("data_time")
         parts = [f"iter {done}/{self.max_iter}"]
         eta = self._eta(done)

@@ -25,7 +25,9 @@ def find_trunk(model: nn.Module) -> tuple[str, Hiera]:
     """
     found = [(name, m) for name, m in model.named_modules() if isinstance(m, Hiera)]
     if len(found) != 1:
-        raise ValueError(f"the model has {len(found)} Hiera trunks, not one: {[n for n, _ in found]}")
+        raise ValueError(
+            f"the model has {len(found)} Hiera trunks, not one: {[n for n, _ in found]}"
+        )
     name, trunk = found[0]
     return f"{name}." if name else "", trunk
 
@@ -74,7 +76,9 @@ def optimizer_params(
         ValueError: no model, no trunk in it, or a layer_decay outside (0, 1].
     """
     if model is None:
-        raise ValueError("set cfg.optimizer.params.model to the model before the optimizer is built")
+        raise ValueError(
+            "set cfg.optimizer.params.model to the model before the optimizer is built"
+        )
     if not 0 < layer_decay <= 1:
         raise ValueError(f"optimizer.params.layer_decay={layer_decay} must be in (0, 1]")
     prefix, trunk = find_trunk(model)

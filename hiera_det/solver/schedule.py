@@ -45,7 +45,7 @@ def warmup_multistep(
         milestones: as fractions of the run. The default is ViTDet's: 163,889 and 177,546 of
             184,375 iterations.
         gamma: factor of each step.
-        warmup_iters: length of the warm-up in iterations, cut to the run if that is shorter.
+        warmup_iters: length of the warm-up in iterations; at most a fifth of a short run.
         warmup_factor: where the warm-up starts, as a factor of the learning rate.
 
     Raises:
@@ -77,6 +77,6 @@ def _with_warmup(
     return WarmupParamScheduler(
         scheduler,
         warmup_factor=warmup_factor,
-        warmup_length=min(warmup_iters / max_iter, 1.0),
+        warmup_length=min(warmup_iters / max_iter, 0.2),
         warmup_method="linear",
     )

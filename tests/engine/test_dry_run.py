@@ -9,6 +9,7 @@ from hiera_det.config import load_config
 from hiera_det.data.shapes import make_shapes, register_shapes
 from hiera_det.engine.dry_run import block_table, dry_run
 from hiera_det.modeling.variants import build_hiera
+from hiera_det.utils.analysis import meta_model
 
 CONFIG = "shapes/mask_rcnn_hiera_shapes"
 COLUMNS = ("block", "stage", "dim", "heads", "tokens", "window", "pool", "drop path")
@@ -24,7 +25,9 @@ def shapes(tmp_path_factory):
 
 
 def small_config(*overrides: str):
-    return load_config(CONFIG, ["train.device=cpu", "dataloader.image_size=96", *overrides])
+    fixed = ["optimizer.lr=1e-3", "dataloader.train.total_batch_size=8", "train.epochs=4"]
+    fixed += ["train.device=cpu", "dataloader.image_size=96"]
+    return load_config(CONFIG, [*fixed, *overrides])
 
 
 def section(text: str, title: str) -> list[str]:
@@ -40,7 +43,8 @@ def test_all_sections(shapes, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [] and sorted(shapes.rglob("*")) == before  # writes nothing
     titles = ["TRUNK", "PARAMETERS", "WEIGHTS", "OPTIMIZER", "SCHEDULE", "DATA"]
     assert [part.split("\n")[0] for part in text.split("\n\n")] == titles
-    assert section(text, "PARAMETERS")[-1].split()[:2] == ["total", "2,737,780"]
+    parameters = sum(p.numel() for p in meta_model(small_config().model).parameters())
+    assert section(text, "PARAMETERS")[-1].split()[:2] == ["total", f"{parameters:,}"]
     assert section(text, "WEIGHTS")[0].startswith("none: everything starts at random")
     assert section(text, "SCHEDULE")[:2] == [
         "12 iterations x 8 images = 4.00 epochs of 24 images",
@@ -50,10 +54,11 @@ def test_all_sections(shapes, tmp_path, monkeypatch):
 
 def test_optimizer_groups_are_listed(shapes):
     lines = section(dry_run(small_config("optimizer.params.layer_decay=0.5")), "OPTIMIZER")
-    assert lines[0] == "AdamW, 20 groups"  # embeddings, 8 blocks, all else; with decay and without
+    assert lines[0] == "AdamW, 14 groups"  # embeddings, 5 blocks, all else; with decay and without
     rows = [line.split() for line in lines[2:]]
-    assert sum(int(row[1].replace(",", "")) for row in rows) == 2_737_780
-    assert rows[0][2:] == ["1.95e-06", "0", "trunk.pos_embed,", "trunk.pos_embed_window"]
+    parameters = sum(p.numel() for p in meta_model(small_config().model).parameters())
+    assert sum(int(row[1].replace(",", "")) for row in rows) == parameters
+    assert rows[0][2:] == ["1.56e-05", "0", "trunk.pos_embed,", "trunk.pos_embed_window"]
     assert rows[-1][2:4] == ["0.001", "0.05"]
 
 
@@ -82,20 +87,20 @@ def test_bad_data_stop(shapes):
 
 def test_weights_are_loaded_for_the_verdict(shapes, tmp_path):
     cfg = small_config(f"train.init_checkpoint={tmp_path}/trunk.pth")
-    trunk = build_hiera("hiera_b", embed_dim=32, stages=(1, 2, 4, 1), pos_embed="absolute_win")
+    trunk = build_hiera("hiera_b", embed_dim=32, stages=(1, 1, 2, 1), pos_embed="absolute_win")
     write_checkpoint(str(tmp_path / "trunk.pth"), trunk.state_dict(), {})
     lines = section(dry_run(cfg), "WEIGHTS")
-    assert lines[0].startswith("backbone 106/106 tensors")
+    assert lines[0].startswith("backbone 70/70 tensors")
     assert lines[-1] == "new: fpn, rpn, roi_heads, out norms"
     torch.save({"model": {"a.weight": torch.zeros(1)}}, tmp_path / "trunk.pth")
     with pytest.raises(ValueError, match="no Hiera"):
         dry_run(cfg)
 
 
-@pytest.mark.parametrize("max_iter, noted", [(51, False), (50, True), (10, True)])
+@pytest.mark.parametrize("max_iter, noted", [(250, False), (240, True), (10, True)])
 def test_a_run_shorter_than_its_warmup(shapes, max_iter, noted):
     schedule = section(dry_run(small_config(f"train.max_iter={max_iter}")), "SCHEDULE")
-    assert (schedule[-1].startswith("NOTE: the run is too short for a warm-up")) == noted
+    assert schedule[-1].startswith("NOTE: the run is short: its warm-up of 50") == noted
 
 
 def test_a_batch_that_cannot_be_shared(shapes, monkeypatch):

@@ -29,7 +29,7 @@ def test_warmup_multistep_equals_vitdets_schedule():
         assert ours(i / 184_375) == pytest.approx(theirs(i / 184_375), rel=1e-9), i
 
 
-@pytest.mark.parametrize("max_iter", [400, 2000, 184_375])
+@pytest.mark.parametrize("max_iter", [1000, 2000, 184_375])
 @pytest.mark.parametrize("make", [warmup_multistep, warmup_cosine])
 def test_warmup_keeps_its_length_in_iterations(make, max_iter):
     schedule = make(max_iter, warmup_iters=200)
@@ -61,3 +61,8 @@ def test_overrides_leave_nothing_behind(batch):
     schedule = instantiate(cfg.lr_multiplier)
     assert schedule(0.88) == 1.0 and schedule(0.9) == pytest.approx(0.1)
     assert schedule(125 / n) == pytest.approx(0.5, rel=1e-2)
+
+
+def test_a_run_shorter_than_its_warmup_still_learns():
+    schedule = warmup_multistep(100, warmup_iters=250)
+    assert schedule(0.21) == 1.0 and schedule(0.1) == pytest.approx(0.5, rel=1e-2)

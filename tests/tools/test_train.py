@@ -261,9 +261,9 @@ def test_weights_that_do_not_fit_stop_the_run(datasets, finished, tmp_path):
     wide = [o.replace("embed_dim=16", "embed_dim=24") for o in SMALL]
     message = fail(datasets, tmp_path, weights, small=wide)
     assert "ValueError" in message and "embed_dim 24" in message
-    classes = "model.roi_heads.mask_head.conv_dims=[32,64,64]"
+    classes = "model.roi_heads.mask_head.conv_dims=[32,16]"
     message = fail(datasets, tmp_path, weights, classes)
-    assert "ValueError" in message and "roi_heads.mask_head.mask_fcn1.weight" in message
+    assert "ValueError" in message and "roi_heads.mask_head.deconv.weight" in message
 
 
 def test_help_shows_an_example():

@@ -93,10 +93,6 @@ class BitMasks:
             return BitMasks(torch.zeros(0, height, width, dtype=torch.bool))
         return BitMasks(np.stack([polygons_to_bitmask(p, height, width) for p in polygons]))
 
-    @staticmethod
-    def from_roi_masks(roi_masks: "ROIMasks", height: int, width: int) -> "BitMasks":
-        raise NotImplementedError("use ROIMasks.to_bitmasks, which takes the boxes")
-
     def crop_and_resize(self, boxes: Tensor, mask_size: int) -> Tensor:
         """Mask i seen through box i, by RoIAlign and a threshold of 0.5.
 

@@ -20,7 +20,7 @@ def collect_env_info() -> str:
         ("Python", platform.python_version()),
         ("detectron2", f"{detectron2.__version__} @{where}"),
     ]
-    for name in ("torch", "torchvision", "numpy", "PIL", "cv2", "fvcore", "iopath"):
+    for name in ("torch", "torchvision", "numpy", "PIL", "fvcore", "iopath"):
         try:
             rows.append((name, importlib.import_module(name).__version__))
         except ImportError:
