@@ -44,7 +44,7 @@ setup(
         "safetensors",
     ],
     extras_require={
-        "test": ["pytest", "timm", "hiera-transformer", "transformers"],
+        "test": ["pytest", "timm", "hiera-transformer", "transformers", "yacs", "faster-coco-eval"],
         "dev": ["ruff"],
     },
 )

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .backbone import Backbone
 
-__all__ = ["FPN", "LastLevelMaxPool", "pyramid_stages", "top_level_strides"]
+__all__ = ["FPN", "LastLevelMaxPool", "level_strides", "pyramid_stages"]
 
 
 class LastLevelMaxPool(nn.Module):
@@ -31,12 +31,11 @@ def pyramid_stages(strides: Sequence[int]) -> list[int]:
     return stages
 
 
-def top_level_strides(top_block: nn.Module | None, last_stage: int) -> dict[str, int]:
-    """Strides, by name, of the levels that a top block adds above p{last_stage}."""
-    if top_block is None:
-        return {}
-    stages = range(last_stage + 1, last_stage + 1 + top_block.num_levels)
-    return {f"p{stage}": 2**stage for stage in stages}
+def level_strides(stages: Sequence[int], top_block: nn.Module | None) -> dict[str, int]:
+    """Strides of a pyramid by name, p{log2(stride)}, with the levels that a top block adds."""
+    num_added = 0 if top_block is None else top_block.num_levels
+    added = range(stages[-1] + 1, stages[-1] + 1 + num_added)
+    return {f"p{stage}": 2**stage for stage in (*stages, *added)}
 
 
 class FPN(Backbone):
@@ -88,10 +87,7 @@ class FPN(Backbone):
         self.in_features = tuple(in_features)
         self.bottom_up = bottom_up
 
-        self._out_feature_strides = {
-            f"p{stage}": stride for stage, stride in zip(self._stages, strides, strict=True)
-        }
-        self._out_feature_strides |= top_level_strides(top_block, self._stages[-1])
+        self._out_feature_strides = level_strides(self._stages, top_block)
         self._out_features = list(self._out_feature_strides)
         self._out_feature_channels = dict.fromkeys(self._out_features, out_channels)
         self._size_divisibility = strides[-1]

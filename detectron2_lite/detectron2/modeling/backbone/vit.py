@@ -10,7 +10,7 @@ from detectron2.layers.blocks import same_size_conv
 from torch import Tensor, nn
 
 from .backbone import Backbone
-from .fpn import pyramid_stages, top_level_strides
+from .fpn import level_strides, pyramid_stages
 
 __all__ = ["SimpleFeaturePyramid", "get_vit_lr_decay_rate"]
 
@@ -57,10 +57,7 @@ class SimpleFeaturePyramid(Backbone):
         self.in_feature = in_feature
         self.top_block = top_block
 
-        self._out_feature_strides = {
-            f"p{stage}": stride for stage, stride in zip(self._stages, strides, strict=True)
-        }
-        self._out_feature_strides |= top_level_strides(top_block, self._stages[-1])
+        self._out_feature_strides = level_strides(self._stages, top_block)
         self._out_features = list(self._out_feature_strides)
         self._out_feature_channels = dict.fromkeys(self._out_features, out_channels)
         self._size_divisibility = strides[-1]
