@@ -45,6 +45,6 @@ setup(
     ],
     extras_require={
         "test": ["pytest", "timm", "hiera-transformer", "transformers", "yacs", "faster-coco-eval"],
-        "dev": ["ruff"],
+        "dev": ["ruff>=0.17,<0.18"],
     },
 )
