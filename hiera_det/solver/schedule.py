@@ -56,10 +56,11 @@ def warmup_multistep(
         raise ValueError(
             f"milestones={milestones} are fractions of the run that rise within (0, 1)"
         )
+    updates = max(max_iter, 100)  # positions are relative; fvcore refuses fewer updates than steps
     steps = MultiStepParamScheduler(
         values=[gamma**i for i in range(len(milestones) + 1)],
-        milestones=[round(m * max_iter) for m in milestones],
-        num_updates=max_iter,
+        milestones=[round(m * updates) for m in milestones],
+        num_updates=updates,
     )
     return _with_warmup(steps, max_iter, warmup_iters, warmup_factor)
 

@@ -66,3 +66,9 @@ def test_overrides_leave_nothing_behind(batch):
 def test_a_run_shorter_than_its_warmup_still_learns():
     schedule = warmup_multistep(100, warmup_iters=250)
     assert schedule(0.21) == 1.0 and schedule(0.1) == pytest.approx(0.5, rel=1e-2)
+
+
+@pytest.mark.parametrize("max_iter", [1, 2, 3])
+def test_a_run_of_a_few_iterations_has_a_schedule(max_iter):
+    schedule = warmup_multistep(max_iter)
+    assert all(0 < schedule(i / max_iter) <= 1 for i in range(max_iter))

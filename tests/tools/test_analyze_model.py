@@ -73,7 +73,7 @@ def test_parts_by_hand():
     assert macs["trunk"] == trunk
     assert macs["fpn"] == sum(n * (c * 8 + 9 * 8 * 8) for n, c in zip(maps, widths, strict=True))
     assert macs["rpn"] == (sum(maps) + 1) * (9 * 8 * 8 + 8 * 3 * 5)
-    box = 8 * 7 * 7 * 16 + 16 * (7 + 4 * 6)
+    box = 8 * 7 * 7 * 16 + 16 * (7 + 4)  # the boxes are those of all classes
     mask = 14**2 * 9 * 8 * 8 + 14**2 * 4 * 8 * 8 + 28**2 * 8 * 6
     assert macs["roi_heads"] == 10 * box + 2 * mask
 
@@ -130,8 +130,8 @@ def test_as_a_user_runs_it(tool, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["a.py", "--config-file", "shapes/mask_rcnn_hiera_shapes"])
     assert tool.main() == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "shapes/mask_rcnn_hiera_shapes at 192x192 px, 1000 boxes, 100 masks"
-    assert lines[-1].split()[:2] == ["total", "2,737,780"]
+    assert lines[0] == "shapes/mask_rcnn_hiera_shapes at 160x160 px, 1000 boxes, 100 masks"
+    assert lines[-1].split()[:2] == ["total", "2,218,112"]
 
 
 @pytest.mark.parametrize(
