@@ -17,6 +17,7 @@ REDUCED = [
     "model.backbone.bottom_up.trunk.global_attn_blocks=[5,7,9]",
     "model.proposal_generator.post_nms_topk=[50,20]",
     "model.roi_heads.box_predictor.test_score_thresh=0.0",  # two iterations give no confidence
+    "+model.roi_heads.box_predictor.test_topk_per_image=5",
     "train.max_iter=2",
     "train.num_pictures=2",
 ]
@@ -33,7 +34,7 @@ def test_coco_config_trains_and_evaluates_by_overrides_alone(coco_tiny, tmp_path
             env=env,
             capture_output=True,
             text=True,
-            timeout=600,
+            timeout=900,
         )
         assert done.returncode == 0, done.stderr[-3000:]
         return done.stdout + done.stderr

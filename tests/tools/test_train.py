@@ -160,7 +160,7 @@ def test_second_run_does_not_overwrite_the_first(datasets, finished):
     assert sorted((p.name, p.stat().st_mtime) for p in finished[0].iterdir()) == before
 
 
-@pytest.mark.parametrize("how", ["num-gpus", "torchrun"])
+@pytest.mark.parametrize("how", ["num-gpus", pytest.param("torchrun", marks=pytest.mark.slow)])
 def test_two_processes_evaluate_as_one(datasets, finished, tmp_path, how):
     folder, log = finished
     weights = f"train.init_checkpoint={folder / 'model_final.pth'}"
@@ -187,11 +187,13 @@ def test_two_processes_evaluate_as_one(datasets, finished, tmp_path, how):
         assert line in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_two_processes_train(datasets, tmp_path):
     log = run(datasets, tmp_path / "ddp", "train.max_iter=2", flags=["--num-gpus", "2"])
     assert "iter 2/2" in log and "segm/AP" in metrics(tmp_path / "ddp")[-1]
 
 
+@pytest.mark.slow
 def test_bf16_on_the_cpu(datasets, tmp_path):
     run(datasets, tmp_path / "bf16", "train.max_iter=2", "train.amp.enabled=True")
     losses = [r["total_loss"] for r in metrics(tmp_path / "bf16") if "total_loss" in r]
