@@ -36,6 +36,7 @@ __all__ = ["MAEOutput", "MaskedAutoencoderHiera", "build_mae", "reconstruction_l
 UNIT = 32  # px on a side of a mask unit
 PER_SIDE = UNIT // PATCH_SIZE  # patches on a side of a mask unit
 Q_POOL = 2
+POS_INITS = ("normal", "sincos")
 
 
 class MAEOutput(NamedTuple):
@@ -78,6 +79,7 @@ class MaskedAutoencoderHiera(Hiera):
         decoder_embed_dim: int = 512,
         decoder_depth: int = 8,
         decoder_num_heads: int = 16,
+        decoder_pos_init: str = "normal",
         pixel_mean: Sequence[float] = (123.675, 116.28, 103.53),
         pixel_std: Sequence[float] = (58.395, 57.12, 57.375),
         **kwargs: Any,
@@ -89,6 +91,9 @@ class MaskedAutoencoderHiera(Hiera):
             input_size: (H, W) in px, multiples of 32: the size of the position tables ("absolute"
                 and of the decoder). Images of other sizes have them interpolated.
             decoder_embed_dim, decoder_depth, decoder_num_heads: of the decoder.
+            decoder_pos_init: what the decoder's position table, which is learned, starts as:
+                "normal" as the official one, in which positions are too faint for a short run to
+                find them, or "sincos".
             pixel_mean, pixel_std: of uint8 images, per channel.
             kwargs: of `Hiera`, without `q_pool`, which is 2.
 
@@ -98,6 +103,10 @@ class MaskedAutoencoderHiera(Hiera):
         height, width = _check_size(input_size)
         if target not in TARGETS:
             raise ValueError(f"target={target!r} is none of {', '.join(TARGETS)}")
+        if decoder_pos_init not in POS_INITS:
+            raise ValueError(
+                f"decoder_pos_init={decoder_pos_init!r} is none of {', '.join(POS_INITS)}"
+            )
         num_visible_units(height * width // UNIT**2, mask_ratio)  # raises if it masks all or none
         if kwargs.get("pos_embed", "absolute") == "absolute":
             kwargs.setdefault("pos_embed_size", (height // 4, width // 4))
@@ -129,9 +138,9 @@ class MaskedAutoencoderHiera(Hiera):
         )
         self.decoder_norm = nn.LayerNorm(decoder_embed_dim, eps=1e-6)
         self.decoder_pred = nn.Linear(decoder_embed_dim, TARGETS[target][1] * in_chans)
-        self._init_mae_weights()
+        self._init_mae_weights(decoder_pos_init)
 
-    def _init_mae_weights(self) -> None:
+    def _init_mae_weights(self, decoder_pos_init: str) -> None:
         """As official MAE-Hiera: Xavier, biases 0; convolutions keep PyTorch's biases."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
@@ -142,6 +151,10 @@ class MaskedAutoencoderHiera(Hiera):
         nn.init.xavier_uniform_(self.patch_embed.proj.weight.flatten(1))  # a view: (C, 3 * 7 * 7)
         for table in (self.mask_token, self.decoder_pos_embed):
             nn.init.trunc_normal_(table, std=0.02)
+        if decoder_pos_init == "sincos":
+            height, width = (side // PATCH_SIZE for side in self.input_size)
+            table = sincos_table(height, width, self.decoder_pos_embed.shape[-1])
+            self.decoder_pos_embed.data.copy_(table.flatten(0, 1))  # (1, N, D)
 
     def no_weight_decay(self) -> set[str]:
         return super().no_weight_decay() | {"mask_token"}
@@ -212,6 +225,21 @@ class MaskedAutoencoderHiera(Hiera):
         predictions = predictions.to(labels.dtype)  # the loss of half precision in float32
         loss = reconstruction_loss(predictions, labels, keep_patches(keep_mask, grid))
         return MAEOutput(loss, predictions, labels, keep_mask)
+
+
+def sincos_table(height: int, width: int, dim: int) -> Tensor:
+    """Sines and cosines of rows and columns: (height, width, dim), dim a multiple of 4.
+
+    The table that MAE on ViT keeps fixed (arXiv 2111.06377, appendix A.1), wavelengths from 2 pi to
+    nearly 20,000 pi. Channels: sines of the row, of the column, then the cosines.
+    """
+    if dim % 4:
+        raise ValueError(f"decoder_pos_init='sincos' needs a width in multiples of 4, not {dim}")
+    bands = 10_000 ** (-torch.arange(dim // 4) / (dim // 4))
+    rows = (torch.arange(height)[:, None] * bands).unsqueeze(1).expand(-1, width, -1)
+    cols = (torch.arange(width)[:, None] * bands).unsqueeze(0).expand(height, -1, -1)
+    angles = torch.cat([rows, cols], dim=-1)  # (height, width, dim / 2)
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
 def keep_patches(keep_mask: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -59,6 +59,9 @@ def find_config(name: str) -> Path:
             if "common" not in p.parts
         )
         near = difflib.get_close_matches(name.removeprefix("configs/"), leaves, n=3, cutoff=0.4)
+        beside = {p.name: str(p) for p in path.parent.glob("*.py")}
+        same_folder = difflib.get_close_matches(path.name, beside, n=3, cutoff=0.4)
+        near = [beside[n] for n in same_folder] or near
         raise FileNotFoundError(
             f"no config file {name!r}; did you mean {' or '.join(near) if near else leaves}?"
         )

@@ -12,8 +12,9 @@ __all__ = ["ProgressPrinter"]
 class ProgressPrinter(EventWriter):
     """Writes iteration, ETA, losses, learning rate, time and memory to the log.
 
-    Like Detectron2's CommonMetricPrinter, with memory also without a GPU, the share of the step
-    spent waiting for data, and, once, a warning where that share says the run is input-bound.
+    Like Detectron2's CommonMetricPrinter, with memory also without a GPU, images per second where
+    the trainer records them, the share of the step spent waiting for data, and, once, a warning
+    where that share says the run is input-bound.
     """
 
     def __init__(self, max_iter: int, window_size: int = 20):
@@ -56,6 +57,9 @@ class ProgressPrinter(EventWriter):
         if step:
             waiting = f" ({100 * data / step:.0f}% waiting for data)" if data is not None else ""
             parts.append(f"{step:.3f} s/it{waiting}")
+        pace = self._median("images_per_second")
+        if pace:
+            parts.append(f"{pace:.3g} images/s")
         memory = storage.histories().get("max_mem")
         if memory is not None:
             parts.append(f"mem {memory.latest() / 1024:.1f} GiB")

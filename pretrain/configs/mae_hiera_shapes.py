@@ -18,17 +18,20 @@ _side = _detector.dataloader.image_size
 for _key in ("variant", "embed_dim", "num_heads", "stages", "pos_embed", "pos_embed_size"):
     model[_key] = _trunk[_key]
 model.input_size = (_side, _side)
-model.update(decoder_embed_dim=128, decoder_depth=2, decoder_num_heads=4)
+# Minutes are too short for the decoder to find positions from the official initialisation.
+model.update(
+    decoder_embed_dim=128, decoder_depth=2, decoder_num_heads=4, decoder_pos_init="sincos"
+)
 
 dataloader.train.dataset.root = L(shapes_folder)()
 dataloader.train.update(total_batch_size=16, images_per_process=16, num_workers=0)
 
 train.output_dir = "./output/mae_hiera_shapes"
-train.epochs = 8
+train.epochs = 12
 train.warmup_epochs = 1
 train.epoch_images = 2000
-train.picture_epochs = 2
+train.picture_epochs = 3
 train.checkpointer.period = 250
 train.amp.enabled = False
 
-optimizer.lr = 1e-3  # of this small net; no rule for it
+optimizer.lr = 3e-3  # of this small net; no rule for it

@@ -201,6 +201,7 @@ def test_progress_line(caplog):
             storage.put_scalars(
                 total_loss=3.0 - i, loss_cls=2.0, loss_mask=1.0, time=0.5, data_time=0.1
             )
+            storage.put_scalar("images_per_second", 32.0)
             storage.put_scalar("lr", 1e-4, smoothing_hint=False)
             storage.put_scalar("max_mem", 2048.0, smoothing_hint=False)
         ProgressPrinter(max_iter=10).write()
@@ -211,7 +212,7 @@ def test_progress_line(caplog):
         "loss 2.000",
         "cls 2.000, mask 1.000",
         "lr 1.00e-04",
-        "0.500 s/it (20% waiting for data)",
+        "0.500 s/it (20% waiting for data)  32 images/s",
         "mem 2.0 GiB",
     ):
         assert part in line, line

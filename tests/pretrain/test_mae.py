@@ -4,6 +4,8 @@ import warnings
 
 import pytest
 import torch
+from timm.layers import build_sincos2d_pos_embed
+from torch import nn
 from torch.testing import assert_close
 
 from pretrain.mae import MaskedAutoencoderHiera, build_mae, keep_patches, reconstruction_loss
@@ -186,3 +188,16 @@ def test_images_that_are_no_multiple_of_a_unit_raise():
 def test_unknown_variant_raises():
     with pytest.raises(ValueError, match="hiera_bplus"):
         build_mae("hiera_xl")
+
+
+def test_sincos_decoder_table_equals_timm():
+    model = tiny(input_size=(96, 64), decoder_pos_init="sincos")
+    table = build_sincos2d_pos_embed((6, 4), dim=32, interleave_sin_cos=False)  # (24, 32)
+    assert_close(model.decoder_pos_embed, nn.Parameter(table.unsqueeze(0)))
+
+
+def test_decoder_pos_init_errors():
+    with pytest.raises(ValueError, match="decoder_pos_init='sin' is none of normal, sincos"):
+        tiny(decoder_pos_init="sin")
+    with pytest.raises(ValueError, match="multiples of 4, not 18"):
+        tiny(decoder_pos_init="sincos", decoder_embed_dim=18)

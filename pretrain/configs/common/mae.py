@@ -22,6 +22,7 @@ model = L(build_mae)(
     decoder_embed_dim=512,
     decoder_depth=8,
     decoder_num_heads=16,
+    decoder_pos_init="normal",  # or "sincos", for runs that are short
     act_checkpoint=False,
     pixel_mean=[123.675, 116.28, 103.53],
     pixel_std=[58.395, 57.12, 57.375],
