@@ -19,18 +19,16 @@ for _key in ("variant", "embed_dim", "num_heads", "stages", "pos_embed", "pos_em
     model[_key] = _trunk[_key]
 model.input_size = (_side, _side)
 # Minutes are too short for the decoder to find positions from the official initialisation.
-model.update(
-    decoder_embed_dim=128, decoder_depth=2, decoder_num_heads=4, decoder_pos_init="sincos"
-)
+model.update(decoder_embed_dim=128, decoder_depth=2, decoder_num_heads=4, decoder_pos_init="sincos")
 
 dataloader.train.dataset.root = L(shapes_folder)()
 dataloader.train.update(total_batch_size=16, images_per_process=16, num_workers=0)
 
 train.output_dir = "./output/mae_hiera_shapes"
-train.epochs = 12
+train.epochs = 10
 train.warmup_epochs = 1
 train.epoch_images = 2000
-train.picture_epochs = 3
+train.picture_epochs = 2
 train.checkpointer.period = 250
 train.amp.enabled = False
 

@@ -59,6 +59,12 @@ def test_missing_config_names_the_nearest():
         load_config("configs/COCO/mask_rcnn_hiera_bb.py")
 
 
+def test_missing_config_names_its_neighbours(tmp_path):
+    (tmp_path / "mine_b.py").touch()
+    with pytest.raises(FileNotFoundError, match="did you mean .*mine_b.py"):
+        load_config(str(tmp_path / "mine_a.py"))
+
+
 def test_file_that_is_no_training_config(tmp_path):
     path = tmp_path / "a.py"
     path.write_text("train = dict(a=1)\n")
