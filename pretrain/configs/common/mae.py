@@ -4,13 +4,12 @@ The paper's learning rate stands for a batch of 4096; here it follows the batch 
 paper does not say how the warm-up starts and where the cosine ends: 0.001 of the rate, and 0.
 """
 
-import torch
 from detectron2.config import LazyCall as L
 
-from hiera_det.solver.schedule import warmup_cosine
 from pretrain.data import PretrainImages, build_pretrain_loader
 from pretrain.mae import build_mae
-from pretrain.optim import param_groups
+
+from .schedule import lr_multiplier, optimizer, train
 
 model = L(build_mae)(
     variant="hiera_b",
@@ -44,38 +43,10 @@ dataloader = dict(
     ),
 )
 
-train = dict(
-    output_dir="./output",
-    init_checkpoint="",  # an autoencoder, official or of this project, or an encoder alone
-    max_iter="${iterations:${train.epochs},${train.epoch_images},"
-    "${dataloader.train.total_batch_size}}",
-    epochs=1600,
-    warmup_epochs=40,
-    epoch_images=1_281_167,  # set to the number of images found
-    amp=dict(enabled=True, precision="bf16"),  # or fp16 (CUDA only, with a loss scaler)
-    ddp=dict(broadcast_buffers=False, find_unused_parameters=False, fp16_compression=False),
-    checkpointer=dict(period=1000, max_to_keep=3),  # iterations
-    log_period=20,  # iterations
-    picture_epochs=20,  # between two pictures of reconstructions; 0 draws the last one alone
-    num_pictures=8,
-    clip_grad_norm=0.0,  # L2 norm that gradients are clipped to; 0 does not clip
-    device="cuda",  # the CPU is used where there is no GPU
-    seed=0,
-)
+train.epochs = 1600
+train.warmup_epochs = 40
+train.picture_epochs = 20  # between two pictures of reconstructions; 0 draws the last one alone
+train.num_pictures = 8
 
-optimizer = L(torch.optim.AdamW)(
-    params=L(param_groups)(
-        # params.model is set to the model before the optimizer is built
-        lr="${..lr}",
-        weight_decay="${..weight_decay}",
-    ),
-    lr="${linear_lr:8e-4,${dataloader.train.total_batch_size},4096}",
-    betas=(0.9, 0.95),
-    weight_decay=0.05,
-)
-
-lr_multiplier = L(warmup_cosine)(
-    max_iter="${train.max_iter}",
-    warmup_iters="${iterations:${train.warmup_epochs},${train.epoch_images},"
-    "${dataloader.train.total_batch_size}}",
-)
+optimizer.lr = "${linear_lr:8e-4,${dataloader.train.total_batch_size},4096}"
+optimizer.betas = (0.9, 0.95)
