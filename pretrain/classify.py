@@ -41,8 +41,8 @@ class ClassImages(Dataset):
             root, max_unreadable: see `ImageFiles`.
             input_size: (H, W), px.
             crop_scale: smallest and largest share of the area, in training.
-            rand_augment: magnitude of two operations of torchvision's RandAugment, in training;
-                0 for none. (The paper's is timm's, whose magnitude varies by 0.5.)
+            rand_augment: magnitude of two operations of torchvision's RandAugment, of 10 as in
+                timm, in training; 0 for none. (The paper's varies by 0.5, this one does not.)
 
         Raises:
             ValueError: images that lie in no sub-folder.
@@ -50,7 +50,12 @@ class ClassImages(Dataset):
         self.files = ImageFiles(root, max_unreadable)
         self.input_size = (int(input_size[0]), int(input_size[1]))
         self.crop_scale = tuple(crop_scale)
-        self.augment = v2.RandAugment(magnitude=rand_augment) if rand_augment else nn.Identity()
+        # Of torchvision's 31 magnitudes 30 is the strongest, of timm's 10.
+        self.augment = (
+            v2.RandAugment(magnitude=rand_augment, num_magnitude_bins=11)
+            if rand_augment
+            else nn.Identity()
+        )
         names = [os.fsdecode(name) for name in self.files.names]
         loose = [name for name in names if os.sep not in name]
         if loose:

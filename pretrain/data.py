@@ -5,6 +5,7 @@ the stream. Crop, flip and mask depend on nothing else: not on the number of pro
 and a resumed run continues with the samples that an uninterrupted one would have seen.
 """
 
+import itertools
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.utils import comm
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import v2
@@ -36,6 +37,15 @@ logger = logging.getLogger(__name__)
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 ORIENTATION = 0x0112  # EXIF tag; 1 is upright
+UPRIGHT = {  # by orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 Box = tuple[float, float, float, float]  # left, upper, right, lower, in px
 
 
@@ -60,8 +70,7 @@ class ImageFiles:
         self.root = os.path.expanduser(str(root))
         if not os.path.isdir(self.root):
             raise FileNotFoundError(
-                f"there is no folder {self.root}; give one of images: "
-                "dataloader.train.dataset.root=FOLDER"
+                f"there is no folder {self.root} of images (in a config: dataset.root)"
             )
         if all(os.path.isdir(os.path.join(self.root, split)) for split in ("train", "val")):
             raise ValueError(
@@ -78,7 +87,13 @@ class ImageFiles:
         self.unreadable = torch.zeros(len(self.names), dtype=torch.bool).share_memory_()
 
     def _find(self) -> Iterator[bytes]:
-        for folder, _, files in os.walk(self.root, followlinks=True):
+        seen = set()
+        for folder, subfolders, files in os.walk(self.root, followlinks=True):
+            real = os.path.realpath(folder)
+            if real in seen:  # a link back to where the walk has been
+                subfolders.clear()
+                continue
+            seen.add(real)
             relative = os.path.relpath(folder, self.root)
             for name in files:
                 if name.lower().endswith(SUFFIXES) and not name.startswith("."):
@@ -93,17 +108,21 @@ class ImageFiles:
     def read(self, index: int, crop, *args: Any) -> tuple[Image.Image, int]:
         """`crop(image, *args)` of the image, or of the next one that can be read; and its index.
 
+        `crop` meets the same random numbers however many files were tried before.
+
         Raises:
             ValueError: more than `max_unreadable` files, or all, cannot be read.
         """
-        for k in (*range(index, len(self)), *range(index)):
+        random_state = torch.get_rng_state()
+        for k in itertools.chain(range(index, len(self)), range(index)):
             if self.unreadable[k]:
                 continue
             try:
                 with Image.open(self.path(k)) as image:
                     return crop(image, *args), k
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            except Exception as error:  # damaged files make Pillow raise nearly anything
                 self._report(k, error)
+                torch.set_rng_state(random_state)
         raise ValueError(f"none of the {len(self)} images under {self.root} can be read")
 
     def _report(self, index: int, error: Exception) -> None:
@@ -112,8 +131,8 @@ class ImageFiles:
         text = f"cannot read {self.path(index)}: {error}"
         if count > self.max_unreadable:
             raise ValueError(
-                f"{text}. That is image {count} of {len(self)} that cannot be read, and "
-                f"dataloader.train.dataset.max_unreadable={self.max_unreadable}"
+                f"{text}. That is number {count} of the {len(self)} images that cannot be read; "
+                f"max_unreadable={self.max_unreadable} allows no more"
             ) from error
         logger.warning("%s; skipped, number %d of at most %d", text, count, self.max_unreadable)
 
@@ -135,7 +154,7 @@ def random_crop(
         image: as `Image.open` gives it, not yet decoded.
         size: (H, W) of the result.
         scale: smallest and largest share of the area.
-        flip: whether to mirror every other one.
+        flip: whether to mirror it, with a probability of 1/2.
 
     Returns:
         RGB, of `size`.
@@ -159,9 +178,11 @@ def center_crop(image: Image.Image, size: Sequence[int], share: float = 224 / 25
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    if image.getexif().get(ORIENTATION, 1) != 1:
-        return ImageOps.exif_transpose(image)
-    return image
+    try:
+        turn = UPRIGHT.get(image.getexif().get(ORIENTATION))
+    except Exception:  # damaged metadata; the pixels may well be intact
+        return image
+    return image if turn is None else image.transpose(turn)
 
 
 def _resize(image: Image.Image, box: Box, size: Sequence[int]) -> Image.Image:
@@ -213,7 +234,7 @@ class PretrainImages(Dataset):
             input_size: (H, W) of the crops, in px, multiples of 32.
             mask_ratio: share of the mask units that is hidden.
             crop_scale: smallest and largest share of the image's area.
-            flip: whether to mirror every other crop.
+            flip: whether to mirror a crop, with a probability of 1/2.
         """
         self.files = ImageFiles(root, max_unreadable)
         self.input_size = (int(input_size[0]), int(input_size[1]))

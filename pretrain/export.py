@@ -11,6 +11,7 @@ import argparse
 from pathlib import Path
 
 from hiera_det.checkpoint import convert_state, read_checkpoint, write_checkpoint
+from pretrain.weights import newest_checkpoint
 
 EXAMPLES = """
 Example, from a run to a detector:
@@ -30,12 +31,7 @@ def export(source: str, target: str) -> str:
         FileNotFoundError, FileExistsError, ValueError: as `read_checkpoint`, `convert_state` and
             `write_checkpoint`; the folder has no checkpoint.
     """
-    path = Path(source)
-    if path.is_dir():
-        last = path / "last_checkpoint"
-        if not last.is_file():
-            raise FileNotFoundError(f"{path} holds no last_checkpoint: it is no folder of a run")
-        path = path / last.read_text().strip()
+    path = newest_checkpoint(source) if Path(source).is_dir() else Path(source)
     file = read_checkpoint(str(path))
     try:
         converted = convert_state(file.state, variant=file.meta.get("variant"))

@@ -9,13 +9,15 @@ of this script, or official classification weights (hiera_*_224.pth).
 import json
 
 from detectron2.config import instantiate
-from detectron2.engine import create_ddp_model, default_argument_parser
+from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
+from omegaconf import DictConfig
+from torch.utils.data import Dataset
 
-from hiera_det.checkpoint import load_full, load_init_checkpoint
+from hiera_det.checkpoint import load_full, load_init_checkpoint, read_checkpoint
 from hiera_det.engine import launch_anyhow
 from pretrain.classify import AccuracyHook, accuracy
-from pretrain.loop import ddp_options, fit, prepare
+from pretrain.loop import fit, prepare
 
 EXAMPLES = """
 Examples:
@@ -29,27 +31,35 @@ Examples:
 """
 
 
-def main(args) -> None:
-    cfg, dataset = prepare(args)
-    train = cfg.train
+def set_classes(cfg: DictConfig, dataset: Dataset | None) -> None:
+    """Sets model.num_classes to the number of sub-folders.
+
+    Raises:
+        ValueError: the folders differ in classes, or the weights to evaluate have another number.
+    """
     test_set = instantiate(cfg.dataloader.test.dataset)
-    classes = test_set.classes if dataset is None else dataset.classes
-    if test_set.classes != classes:
-        odd = sorted(set(test_set.classes) ^ set(classes))
+    if dataset is not None and dataset.classes != test_set.classes:
+        odd = sorted(set(test_set.classes) ^ set(dataset.classes))
         raise ValueError(f"training and test folders differ in classes: {odd[:5]}")
-    if cfg.model.num_classes != len(classes):
-        if args.eval_only:
+    cfg.model.num_classes = len(test_set.classes)
+    if dataset is None:
+        bias = read_checkpoint(cfg.train.init_checkpoint).state.get("head.projection.bias")
+        if bias is not None and len(bias) != cfg.model.num_classes:
             raise ValueError(
-                f"the model has {cfg.model.num_classes} classes, {test_set.files.root} has "
-                f"{len(classes)} sub-folders"
+                f"{cfg.train.init_checkpoint} tells {len(bias)} classes apart, "
+                f"{test_set.files.root} has {cfg.model.num_classes} sub-folders"
             )
-        cfg.model.num_classes = len(classes)
-    cfg.dataloader.test.dataset = test_set
+
+
+def main(args) -> None:
+    cfg, dataset = prepare(args, set_classes)
+    train = cfg.train
+    cfg.dataloader.test.dataset = instantiate(cfg.dataloader.test.dataset)
     loader, loss = instantiate(cfg.dataloader.test), instantiate(cfg.train.loss)
     model = instantiate(cfg.model).to(train.device)
     if args.eval_only:
         load_full(model, train.init_checkpoint)
-        result = accuracy(create_ddp_model(model, **ddp_options(cfg)), loader, loss)
+        result = accuracy(model, loader, loss)
         if comm.is_main_process():
             print(json.dumps(result))
         return
@@ -59,7 +69,7 @@ def main(args) -> None:
         model,
         dataset,
         loss=loss,
-        facts={"source": "classification", "num_classes": len(classes)},
+        facts={"source": "classification", "num_classes": cfg.model.num_classes},
         load_init=lambda path: load_init_checkpoint(
             model, path, allow_missing=["norm.*", "head.*"]
         ),

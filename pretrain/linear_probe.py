@@ -1,14 +1,15 @@
 #!/usr/bin/env python
 """How well a linear layer tells classes apart from a frozen encoder's features.
 
-A yardstick of minutes: features of all images are computed once, without augmentation (mean over
-the tokens of the last stage), standardised, and a softmax regression is fitted to them with L-BFGS.
-It is comparable between encoders on the same images, not with published linear probes.
+A quick yardstick, for folders of up to some ten thousand images: features of all images are
+computed once, without augmentation (mean over the tokens of the last stage), standardised, and a
+softmax regression is fitted to them with L-BFGS. It is comparable between encoders on the same
+images, not with published linear probes.
 """
 
 import argparse
 import json
-from pathlib import Path
+import sys
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +25,7 @@ from pretrain.classify import ClassificationLoss, ClassImages
 EXAMPLES = """
 Example:
   python pretrain/linear_probe.py --config-file pretrain/configs/mae_hiera_b.py \\
-      --weights encoder.pth --train /data/imagenet/train --val /data/imagenet/val
+      --weights encoder.pth --train /data/flowers/train --val /data/flowers/val
 """
 TRUNK_KEYS = (
     "variant", "embed_dim", "num_heads", "stages", "window_size", "pos_embed", "pos_embed_size",
@@ -98,11 +99,17 @@ def main() -> None:
     args = parser.parse_args()
     cfg = load_config(args.config_file, args.opts)
     torch.manual_seed(0)
-    trunk = build_hiera(**{key: cfg.model[key] for key in TRUNK_KEYS if key in cfg.model})
+    options = {key: cfg.model[key] for key in TRUNK_KEYS if key in cfg.model}
+    if cfg.model.pos_embed == "absolute":  # as `MaskedAutoencoderHiera` has it
+        options.setdefault("pos_embed_size", [side // 4 for side in cfg.model.input_size])
+    trunk = build_hiera(**options)
     if args.weights:
-        load_init_checkpoint(trunk, str(Path(args.weights)))
+        print(load_init_checkpoint(trunk, args.weights), file=sys.stderr)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    sets = [ClassImages(root, cfg.model.input_size) for root in (args.train, args.val)]
+    sets = [
+        ClassImages(args.train, cfg.model.input_size),
+        ClassImages(args.val, cfg.model.input_size, max_unreadable=0),  # every image counts
+    ]
     loss = ClassificationLoss(len(sets[0].classes), cfg.model.pixel_mean, cfg.model.pixel_std)
     print(json.dumps(probe(trunk.to(device), *sets, loss.normalize, args.num_workers)))
 

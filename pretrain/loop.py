@@ -26,10 +26,19 @@ __all__ = ["ddp_options", "fit", "prepare"]
 logger = logging.getLogger(__name__)
 
 
-def prepare(args) -> tuple[DictConfig, Dataset | None]:
-    """Config, checks, logs; and the training images, of whose number an epoch is made.
+def prepare(
+    args, complete: Callable[[DictConfig, Dataset | None], None] = lambda cfg, dataset: None
+) -> tuple[DictConfig, Dataset | None]:
+    """Loads and checks the config, opens the output folder and its logs.
 
-    With `args.eval_only` there are none, and results go to a folder of their own.
+    Args:
+        args: of Detectron2's default_argument_parser.
+        complete: sets what the config takes from the data, before it is saved. It is given the
+            config and the training images.
+
+    Returns:
+        The config, and the training images, the number of which is an epoch. With
+        `args.eval_only` there are none, and the output folder is a new one.
     """
     args.config_file = str(find_config(args.config_file))
     cfg = load_config(args.config_file, args.opts)
@@ -44,12 +53,24 @@ def prepare(args) -> tuple[DictConfig, Dataset | None]:
         engine.check_output_dir(cfg.train.output_dir, args.resume)
         dataset = instantiate(cfg.dataloader.train.dataset)
         cfg.train.epoch_images = len(dataset)
+    complete(cfg, dataset)
     comm.synchronize()  # nobody writes before all have looked
     engine.keep_old_config(cfg.train.output_dir)
     default_setup(cfg, args)
     for name in ("hiera_det", "pretrain"):
         setup_logger(cfg.train.output_dir, distributed_rank=comm.get_rank(), name=name)
     return cfg, dataset
+
+
+def save_beside(checkpointer: DetectionCheckpointer, name: str) -> None:
+    """Saves a checkpoint that is not the one to resume from: the weights may be broken already."""
+    tag = Path(checkpointer.save_dir) / "last_checkpoint"
+    last = tag.read_text() if tag.is_file() else None
+    checkpointer.save(name)
+    if last is None:
+        tag.unlink()
+    else:
+        tag.write_text(last)
 
 
 def ddp_options(cfg: DictConfig) -> dict[str, Any]:
@@ -107,7 +128,7 @@ def fit(
         model,
         train.output_dir,
         trainer=trainer,
-        hiera_det=RunFacts(facts | {"total_batch_size": batch}),
+        hiera_det=RunFacts(facts | {"total_batch_size": batch, "num_images": len(dataset)}),
     )
     main = comm.is_main_process()
     writers = default_writers(train.output_dir, train.max_iter)[1:] if main else []
@@ -124,8 +145,8 @@ def fit(
         ]
     )
     if resume:
-        checkpointer.load(checkpoint)  # model, optimizer, hooks, iteration
-        logger.info("Resumed %s: continuing with iteration %d", checkpoint, start_iter)
+        engine.resume_from(checkpointer, checkpoint, trainer.optimizer)
+        logger.info("Continuing with iteration %d", start_iter)
     logger.info(
         "%d iterations = %.1f epochs of %d images; seed %d; %s",
         train.max_iter, train.max_iter * batch / train.epoch_images, train.epoch_images, seed,
@@ -138,12 +159,12 @@ def fit(
     try:
         trainer.train(start_iter, train.max_iter)
     except FloatingPointError as error:
-        if main:  # raised before the weights changed
-            checkpointer.save("model_nonfinite")
+        if main:
+            save_beside(checkpointer, "model_nonfinite")
         raise FloatingPointError(
-            f"{error}. The state before that step is in {train.output_dir}/model_nonfinite.pth, "
-            "and --resume goes on after it. If it comes again: a lower optimizer.lr, "
-            "train.clip_grad_norm=1, a longer train.warmup_epochs, or train.amp.enabled=False"
+            f"{error}. To look at: {train.output_dir}/model_nonfinite.pth. --resume goes on from "
+            "the last regular checkpoint; give it a lower optimizer.lr, "
+            "train.clip_grad_norm=1 or train.amp.enabled=False"
         ) from error
     if main:
         folder = Path(train.output_dir)

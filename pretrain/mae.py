@@ -92,8 +92,8 @@ class MaskedAutoencoderHiera(Hiera):
                 and of the decoder). Images of other sizes have them interpolated.
             decoder_embed_dim, decoder_depth, decoder_num_heads: of the decoder.
             decoder_pos_init: what the decoder's position table, which is learned, starts as:
-                "normal" as the official one, in which positions are too faint for a short run to
-                find them, or "sincos".
+                "normal", as in the official model, or "sincos". From small random numbers it takes
+                long to tell positions apart; a run of minutes needs "sincos".
             pixel_mean, pixel_std: of uint8 images, per channel.
             kwargs: of `Hiera`, without `q_pool`, which is 2.
 
@@ -109,6 +109,11 @@ class MaskedAutoencoderHiera(Hiera):
             )
         num_visible_units(height * width // UNIT**2, mask_ratio)  # raises if it masks all or none
         if kwargs.get("pos_embed", "absolute") == "absolute":
+            if height != width:
+                raise ValueError(
+                    f'input_size={(height, width)} with pos_embed="absolute": that table must be '
+                    'square to be loaded anywhere else; use pos_embed="absolute_win"'
+                )
             kwargs.setdefault("pos_embed_size", (height // 4, width // 4))
         super().__init__(q_pool=Q_POOL, **kwargs)
         self.mask_ratio = mask_ratio

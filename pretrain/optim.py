@@ -1,10 +1,9 @@
 """Learning rates by batch size, and which parameters decay."""
 
-import re
-
 from omegaconf import OmegaConf
 
 from hiera_det.modeling.hiera import Hiera
+from hiera_det.solver.param_groups import layer_scale
 
 __all__ = ["linear_lr", "param_groups"]
 
@@ -39,29 +38,26 @@ def param_groups(
 
     Returns:
         Groups with "params", "lr", "weight_decay", disjoint, over all trainable parameters.
+
+    Raises:
+        ValueError: layer_decay is not in (0, 1].
     """
+    if not 0 < layer_decay <= 1:
+        raise ValueError(f"optimizer.params.layer_decay={layer_decay} must be in (0, 1]")
     tables = model.no_weight_decay()
-    groups: dict[tuple[int, bool], dict] = {}
+    groups: dict[tuple[float, bool], dict] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        layer = _layer(name, model.depth)
+        scale = layer_scale(name, model.depth, layer_decay)
         decays = parameter.ndim > 1 and name not in tables
         group = groups.setdefault(
-            (layer, decays) if layer_decay != 1.0 else (0, decays),
+            (scale, decays),
             {
                 "params": [],
-                "lr": lr * layer_decay ** (model.depth + 1 - layer),
+                "lr": lr * scale,
                 "weight_decay": weight_decay if decays else 0.0,
             },
         )
         group["params"].append(parameter)
     return list(groups.values())
-
-
-def _layer(name: str, depth: int) -> int:
-    """0 for what stands before the blocks, i + 1 for block i, depth + 1 for what follows."""
-    block = re.match(r"blocks\.(\d+)\.", name)
-    if block:
-        return int(block[1]) + 1
-    return 0 if name.startswith(("pos_embed", "patch_embed")) else depth + 1

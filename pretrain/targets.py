@@ -61,6 +61,8 @@ def hog_labels(images: Tensor) -> Tensor:
     bins are turned by an eighth of their width, or rounding errors would decide where the many
     gradients along an axis fall. A cell without any gradient is all zeros.
 
+    A hidden patch's label depends on one pixel around it, as in MaskFeat: the gradient at its rim.
+
     The order within a patch is channel, bin, row and column of the cell.
     """
     b, c, h, w = images.shape

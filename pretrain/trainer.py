@@ -27,8 +27,8 @@ def mae_loss(model: nn.Module, batch: list[Tensor]) -> Tensor:
 class AccumulatingTrainer(Trainer):
     """`hiera_det.engine.Trainer` whose step adds up the gradients of several batches.
 
-    An iteration is an optimizer step, so schedule, checkpoints and logs do not depend on how a
-    batch was cut. The gradient is that of the whole batch where the loss is a mean over samples.
+    An iteration is an optimizer step, so schedule, checkpoints and logs do not depend on
+    `num_steps`. The gradient is that of the whole batch where the loss is a mean over samples.
     """
 
     def __init__(
@@ -65,9 +65,8 @@ class AccumulatingTrainer(Trainer):
         self.optimizer.zero_grad()
         total, data_time = 0.0, 0.0
         for step in range(self.num_steps):
-            start = time.perf_counter()
-            batch = next(self._data_loader_iter)
-            data_time += time.perf_counter() - start
+            batch, waited = self.next_batch()
+            data_time += waited
             batch = [x.to(self.device, non_blocking=True) for x in batch]
             # DDP averages the gradients over the processes once, in the last backward pass
             waits = isinstance(self.model, DistributedDataParallel) and step + 1 < self.num_steps
@@ -78,12 +77,7 @@ class AccumulatingTrainer(Trainer):
             total = total + loss.detach()
         self.after_backward()
         self._write_metrics({"loss": total}, data_time)
-        if self.clip_grad_norm > 0:
-            self.grad_scaler.unscale_(self.optimizer)
-            norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_grad_norm)
-            self.storage.put_scalar("grad_norm", norm.item())
-        self.grad_scaler.step(self.optimizer)
-        self.grad_scaler.update()
+        self.optimizer_step()
         pace = self.images_per_iteration / (time.perf_counter() - begin)
         self.storage.put_scalar("images_per_second", pace)
 

@@ -20,7 +20,7 @@ from hiera_det.checkpoint import read_checkpoint
 from hiera_det.config import load_config
 from pretrain.masking import random_keep_mask
 from pretrain.pictures import draw_reconstructions, write_png
-from pretrain.weights import load_mae_checkpoint
+from pretrain.weights import load_mae_checkpoint, newest_checkpoint
 
 EXAMPLES = """
 Examples:
@@ -34,7 +34,14 @@ Examples:
 
 
 def visualize(cfg, weights: str, output: str, num_images: int, seed: int) -> Path:
-    """Writes the picture of `num_images` images of the config's folder."""
+    """Writes the picture of `num_images` images of the config's folder.
+
+    Raises:
+        FileExistsError: `output` is there already.
+        ValueError: the weights have no decoder, or do not fit.
+    """
+    if Path(output).exists():
+        raise FileExistsError(f"{output} is there already; give another --output")
     if "decoder_pred.weight" not in read_checkpoint(weights).state:
         raise ValueError(f"{weights} has no decoder, so it cannot reconstruct: give a whole MAE")
     model = instantiate(cfg.model)
@@ -63,9 +70,8 @@ def main() -> None:
     parser.add_argument("opts", nargs="*", metavar="key=value", help="config overrides")
     args = parser.parse_args()
     if args.run:
-        run = Path(args.run)
-        config = str(run / "config.yaml")
-        weights = args.weights or str(run / (run / "last_checkpoint").read_text().strip())
+        config = str(Path(args.run) / "config.yaml")
+        weights = args.weights or str(newest_checkpoint(args.run))
     elif args.weights:
         config, weights = args.config_file, args.weights
     else:

@@ -1,6 +1,7 @@
 """Weights into the autoencoder, and its encoder out of it."""
 
 import logging
+from pathlib import Path
 
 from hiera_det.checkpoint import convert_state, read_checkpoint
 from hiera_det.checkpoint.positions import fit_positions
@@ -8,7 +9,7 @@ from hiera_det.modeling.variants import VARIANTS
 
 from .mae import MaskedAutoencoderHiera
 
-__all__ = ["load_mae_checkpoint", "run_facts"]
+__all__ = ["load_mae_checkpoint", "newest_checkpoint", "run_facts"]
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +64,18 @@ def load_mae_checkpoint(model: MaskedAutoencoderHiera, path: str) -> str:
     verdict = f"autoencoder {'; '.join(parts)}"
     logger.info(verdict)
     return verdict
+
+
+def newest_checkpoint(folder: str) -> Path:
+    """The checkpoint that a run's output folder names as its last.
+
+    Raises:
+        FileNotFoundError: it names none.
+    """
+    last = Path(folder) / "last_checkpoint"
+    if not last.is_file():
+        raise FileNotFoundError(f"{folder} holds no last_checkpoint: it is no folder of a run")
+    return last.with_name(last.read_text().strip())
 
 
 def run_facts(model: MaskedAutoencoderHiera) -> dict[str, str | int | float]:

@@ -80,6 +80,8 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
 
     parser = OverridesParser.create()
     for text in overrides:
+        if text.startswith("--"):
+            raise ValueError(f"{text} stands behind an override: options go before all key=value")
         try:
             override = parser.parse_override(text)
         except Exception as error:  # hydra's own exception type wraps antlr's message

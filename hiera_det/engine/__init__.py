@@ -5,7 +5,14 @@ from .data import ResumableSampler, build_train_loader
 from .hooks import IterationSeed, MemoryStats
 from .progress import ProgressPrinter
 from .report import write_pictures
-from .run import keep_old_config, launch_anyhow, resume_point, start_seed, unused_path
+from .run import (
+    keep_old_config,
+    launch_anyhow,
+    resume_from,
+    resume_point,
+    start_seed,
+    unused_path,
+)
 from .trainer import Trainer
 
 __all__ = [
@@ -21,6 +28,7 @@ __all__ = [
     "choose_device",
     "keep_old_config",
     "launch_anyhow",
+    "resume_from",
     "resume_point",
     "start_seed",
     "unused_path",

@@ -2,10 +2,9 @@
 
 import logging
 from collections.abc import Iterator
-from itertools import islice
 
+import torch
 from detectron2.config import instantiate
-from detectron2.data.samplers import TrainingSampler
 from detectron2.utils import comm
 from detectron2.utils.registry import locate
 from omegaconf import DictConfig
@@ -17,7 +16,11 @@ logger = logging.getLogger(__name__)
 
 
 class ResumableSampler(Sampler):
-    """Detectron2's TrainingSampler (endless, shuffled, a share per process), begun further on."""
+    """The stream of Detectron2's TrainingSampler, begun further on.
+
+    That is endless, one shuffle of all images after the other, dealt out to the processes. Whole
+    shuffles are skipped at once: the stream itself would take minutes to get late into a long run.
+    """
 
     def __init__(self, size: int, seed: int, start: int = 0):
         """
@@ -26,11 +29,19 @@ class ResumableSampler(Sampler):
             seed: of the shuffles; the same in all processes.
             start: indices of this process that earlier iterations have taken.
         """
-        self.sampler = TrainingSampler(size, seed=seed)
-        self.start = start
+        self.size, self.seed, self.start = size, seed, start
 
     def __iter__(self) -> Iterator[int]:
-        return islice(iter(self.sampler), self.start, None)
+        world_size = comm.get_world_size()
+        generator = torch.Generator().manual_seed(self.seed)
+        skipped, place = divmod(self.start * world_size + comm.get_rank(), self.size)
+        for _ in range(skipped):
+            torch.randperm(self.size, generator=generator)
+        while True:
+            shuffle = torch.randperm(self.size, generator=generator)
+            yield from shuffle[place::world_size].tolist()
+            # the next one of this process; with more processes than images, shuffles go by
+            place = (place - self.size) % world_size if place < self.size else place - self.size
 
 
 def build_train_loader(cfg: DictConfig, seed: int, start_iter: int = 0):

@@ -47,7 +47,8 @@ class ProgressPrinter(EventWriter):
         if eta:
             parts.append(f"eta {eta}")
         losses = [name for name in storage.histories() if name.startswith("loss_")]
-        parts.append(f"loss {self._median('total_loss') or float('nan'):.3f}")
+        loss = self._median("total_loss")
+        parts.append(f"loss {float('nan') if loss is None else loss:.3f}")
         if losses:
             each = (f"{name.removeprefix('loss_')} {self._median(name):.3f}" for name in losses)
             parts.append(f"({', '.join(each)})")

@@ -10,9 +10,17 @@ import torch
 import torch.distributed as dist
 from detectron2.engine import launch
 from detectron2.utils import comm
+from fvcore.common.checkpoint import Checkpointer
 from omegaconf import DictConfig
 
-__all__ = ["keep_old_config", "launch_anyhow", "resume_point", "start_seed", "unused_path"]
+__all__ = [
+    "keep_old_config",
+    "launch_anyhow",
+    "resume_from",
+    "resume_point",
+    "start_seed",
+    "unused_path",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +80,26 @@ def resume_point(output_dir: str) -> tuple[str, int, int]:
     seed = trainer.get("hooks", {}).get("IterationSeed", {}).get("seed")
     iteration = trainer.get("iteration", -1) + 1
     return str(path), iteration, comm.shared_random_seed() if seed is None else int(seed)
+
+
+def resume_from(checkpointer: Checkpointer, path: str, optimizer: torch.optim.Optimizer) -> None:
+    """Loads model, optimizer, hooks and iteration; the optimizer's options stay the config's.
+
+    A checkpoint holds learning rate, betas and weight decay too, and would undo in silence what was
+    overridden for the rest of the run.
+    """
+    options = [
+        {key: value for key, value in group.items() if key != "params"}
+        for group in optimizer.param_groups
+    ]
+    checkpointer.load(path)
+    for group, own in zip(optimizer.param_groups, options, strict=True):
+        old = {key: group.get("initial_lr" if key == "lr" else key) for key in own}
+        changed = {key: (old[key], own[key]) for key in own if old[key] not in (None, own[key])}
+        for key, (was, now) in changed.items():
+            logger.warning("%s of the checkpoint's optimizer was %s; it is %s now", key, was, now)
+        group.update(own, initial_lr=own["lr"])  # what schedules multiply
+    logger.info("Resumed %s", path)
 
 
 def keep_old_config(output_dir: str) -> None:

@@ -50,17 +50,25 @@ class Trainer(SimpleTrainer):
         self.grad_scaler = torch.amp.GradScaler(self.device_type, enabled=precision == "fp16")
 
     def run_step(self) -> None:
-        start = time.perf_counter()
-        # A loader draws random numbers when it begins, which is another iteration after a resume.
-        with torch.random.fork_rng(devices=[]):
-            batch = next(self._data_loader_iter)
-        data_time = time.perf_counter() - start
+        batch, data_time = self.next_batch()
         with torch.autocast(self.device_type, self.dtype, enabled=self.dtype is not None):
             losses = self.model(batch)
         self.optimizer.zero_grad()
         self.grad_scaler.scale(sum(losses.values())).backward()
         self.after_backward()
         self._write_metrics(losses, data_time)  # a loss that is not finite stops the run here
+        self.optimizer_step()
+
+    def next_batch(self) -> tuple[Any, float]:
+        """A batch of the loader, and the seconds that were spent waiting for it."""
+        start = time.perf_counter()
+        # A loader draws random numbers when it begins, which is another iteration after a resume.
+        with torch.random.fork_rng(devices=[]):
+            batch = next(self._data_loader_iter)
+        return batch, time.perf_counter() - start
+
+    def optimizer_step(self) -> None:
+        """Clips the gradients, which may be scaled, and changes the weights."""
         if self.clip_grad_norm > 0:
             self.grad_scaler.unscale_(self.optimizer)
             norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_grad_norm)

@@ -68,7 +68,13 @@ def warmup_multistep(
 def warmup_cosine(
     max_iter: int, end: float = 0.0, warmup_iters: int = 250, warmup_factor: float = 0.001
 ) -> ParamScheduler:
-    """Linear warm-up, then half a cosine down to `end` (a factor of the learning rate)."""
+    """Linear warm-up, of at most a fifth of the run, then half a cosine.
+
+    Args:
+        max_iter: length of the run, in iterations.
+        end: where the cosine ends, as a factor of the learning rate.
+        warmup_iters, warmup_factor: as in `warmup_multistep`.
+    """
     return _with_warmup(CosineParamScheduler(1.0, end), max_iter, warmup_iters, warmup_factor)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data.samplers import TrainingSampler
+from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from omegaconf import OmegaConf
 from torch.testing import assert_close
@@ -103,7 +104,10 @@ def test_trainer_stops_before_a_loss_that_is_not_finite_reaches_the_weights():
 
 # --------------------------------------------------------------------------- resume
 @pytest.mark.parametrize("start", [0, 3, 25])
-def test_resumable_sampler_goes_on_where_it_stopped(start):
+@pytest.mark.parametrize("rank, world_size", [(0, 1), (1, 3), (0, 10), (11, 13)])
+def test_resumable_sampler_goes_on_where_it_stopped(start, rank, world_size, monkeypatch):
+    monkeypatch.setattr(comm, "get_rank", lambda: rank)
+    monkeypatch.setattr(comm, "get_world_size", lambda: world_size)
     plain = iter(TrainingSampler(10, seed=5))
     expected = [next(plain) for _ in range(start + 20)][start:]
     resumed = iter(ResumableSampler(10, seed=5, start=start))

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from detectron2.config import instantiate
 from PIL import Image
+from timm.data import auto_augment
 from torch.testing import assert_close
 
 from hiera_det.config import load_config
@@ -52,6 +53,23 @@ def test_training_sample_depends_on_its_seed_alone(folders):
     torch.rand(3)
     assert_close(dataset[(5, 2)], first)
     assert not torch.equal(dataset[(6, 2)][0], first[0])
+
+
+def test_rand_augment_is_as_strong_as_timm(folders):
+    augment = ClassImages(str(folders / "train"), rand_augment=9).augment
+    space = augment._AUGMENTATION_SPACE
+    ours = {
+        name: float(space[name][0](augment.num_magnitude_bins, 224, 224)[augment.magnitude])
+        for name in ("Rotate", "ShearX", "Brightness")
+    }
+    theirs = {
+        "Rotate": auto_augment._rotate_level_to_arg,
+        "ShearX": auto_augment._shear_level_to_arg,
+        "Brightness": auto_augment._enhance_increasing_level_to_arg,
+    }
+    expected = {name: abs(level(9, {})[0]) for name, level in theirs.items()}
+    expected["Brightness"] = abs(expected["Brightness"] - 1)  # theirs is a factor
+    assert ours == pytest.approx(expected)
 
 
 def test_images_outside_a_class_folder_raise(tmp_path):
@@ -157,16 +175,19 @@ def test_finetune_from_an_encoder_then_evaluate(folders, tmp_path, capsys):
     assert f"backbone {total}/{total + 4} tensors" in log and "top-1" in log
     metrics = [json.loads(line) for line in (run / "metrics.json").read_text().splitlines()]
     assert "top1" in metrics[-1]
+    assert load_config(str(run / "config.yaml")).model.num_classes == 3
     capsys.readouterr()
     weights = f"train.init_checkpoint={run / 'model_final.pth'}"
-    finetune.main(arguments(folders, run, weights, "model.num_classes=3", eval_only=True))
+    finetune.main(arguments(folders, run, weights, eval_only=True))
     result = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
     assert result["top1"] == pytest.approx(metrics[-1]["top1"])
 
 
 def test_evaluation_with_another_number_of_classes_raises(folders, tmp_path):
+    model = build_classifier("hiera_t", 5, embed_dim=8, stages=(1, 1, 1, 1))
+    torch.save({"model": model.state_dict()}, tmp_path / "a.pth")
     weights = f"train.init_checkpoint={tmp_path / 'a.pth'}"
-    with pytest.raises(ValueError, match="has 1000 classes, .* has 3 sub-folders"):
+    with pytest.raises(ValueError, match="a.pth tells 5 classes apart, .* has 3 sub-folders"):
         finetune.main(arguments(folders, tmp_path, weights, eval_only=True))
 
 

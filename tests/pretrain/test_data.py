@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch.testing import assert_close
 from torchvision.transforms import v2
+from torchvision.transforms.v2.functional import pil_to_tensor
 
 from pretrain.data import (
     ImageFiles,
@@ -60,7 +61,7 @@ def test_empty_folder_raises(tmp_path):
 
 
 def test_missing_folder_raises(tmp_path):
-    with pytest.raises(FileNotFoundError, match="dataset.root="):
+    with pytest.raises(FileNotFoundError, match="no folder .*nowhere"):
         make(tmp_path / "nowhere")
 
 
@@ -89,7 +90,7 @@ def test_too_many_unreadable_images_stop(folder):
     for k in range(3):
         (folder / f"{k}.png").write_text("this is text")
     dataset = make(folder, max_unreadable=2)
-    with pytest.raises(ValueError, match="2.png.*image 3 of 6 that cannot be read"):
+    with pytest.raises(ValueError, match="2.png.*number 3 of the 6 images that cannot be read; max_unreadable=2"):
         dataset[(0, 0)]
 
 
@@ -160,6 +161,48 @@ def test_rotated_photo_is_upright(tmp_path):
     upright.save(tmp_path / "b.png")
     dataset = make(tmp_path)
     assert_close(dataset.view(0), dataset.view(1))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientations_are_those_of_pillow(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    colours(64, 96).save(tmp_path / "a.png", exif=exif)
+    with Image.open(tmp_path / "a.png") as image:
+        expected = center_crop(ImageOps.exif_transpose(image), (64, 96))
+    assert_close(make(tmp_path).view(0), pil_to_tensor(expected))
+
+
+def test_damaged_metadata_leaves_the_pixels(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    colours(64, 96).save(tmp_path / "a.jpg", exif=exif)
+    data = (tmp_path / "a.jpg").read_bytes()
+    start = data.index(b"Exif") + 6
+    rng = np.random.default_rng(0)
+    for k in range(60):
+        damaged = bytearray(data)
+        for at in rng.integers(start, start + 26, 3):
+            damaged[at] = rng.integers(256)
+        (tmp_path / "a.jpg").write_bytes(damaged)
+        assert make(tmp_path).view(0).shape == (3, 64, 96), k
+
+
+def test_sample_is_the_same_whether_an_unreadable_file_was_known(folder):
+    path = folder / "0.jpg"
+    colours(64, 96).save(path)
+    path.write_bytes(path.read_bytes()[:-200])  # opens, and fails while it is decoded
+    index = sorted(p.name for p in folder.iterdir()).index("0.jpg")
+    dataset = make(folder)
+    first = dataset[(5, index)]
+    assert dataset.files.unreadable[index]
+    assert_close(dataset[(5, index)], first)
+
+
+def test_link_to_a_parent_folder_ends_the_walk(folder):
+    count = len(make(folder))
+    (folder / "self").symlink_to(folder, target_is_directory=True)
+    assert len(make(folder)) == count
 
 
 # ------------------------------------------------------------------------------------- pixels

@@ -10,6 +10,7 @@ from torch.testing import assert_close
 
 from pretrain.mae import MaskedAutoencoderHiera, build_mae, keep_patches, reconstruction_loss
 from pretrain.masking import random_keep_mask
+from pretrain.targets import pixel_labels
 
 SLOW = pytest.mark.slow
 OFFICIAL = [
@@ -100,6 +101,17 @@ def test_loss_ignores_visible_patches():
     assert reconstruction_loss(output.predictions, others, keep) != output.loss
 
 
+def test_visible_pixels_do_not_change_the_labels_of_hidden_patches():
+    images = torch.rand(2, 3, 96, 96, dtype=torch.float64)
+    keep_mask = random_keep_mask(2, 9, 0.6)
+    keep = keep_patches(keep_mask, (3, 3))
+    visible = keep_mask.reshape(2, 1, 3, 3).repeat_interleave(32, 2).repeat_interleave(32, 3)
+    changed = torch.where(visible, torch.rand_like(images), images)
+    before, after = pixel_labels(images), pixel_labels(changed)
+    assert_close(after[~keep], before[~keep], rtol=0, atol=0)
+    assert not torch.isclose(after[keep], before[keep]).all()
+
+
 def test_decoder_puts_predictions_where_their_unit_is():
     """A decoder without mixing predicts for a patch what its own token says."""
     model = tiny(decoder_depth=0)
@@ -172,6 +184,7 @@ def test_no_weight_decay_names_every_table():
         (dict(mask_ratio=1), "mask_ratio=1"),
         (dict(mask_ratio=-1), "mask_ratio=-1"),
         (dict(input_size=(100, 96)), "nearest: 96x96"),
+        (dict(input_size=(64, 96)), "square.*absolute_win"),
         (dict(in_chans=1), "pixel_mean"),
     ],
 )
@@ -191,7 +204,7 @@ def test_unknown_variant_raises():
 
 
 def test_sincos_decoder_table_equals_timm():
-    model = tiny(input_size=(96, 64), decoder_pos_init="sincos")
+    model = tiny(input_size=(96, 64), pos_embed="absolute_win", decoder_pos_init="sincos")
     table = build_sincos2d_pos_embed((6, 4), dim=32, interleave_sin_cos=False)  # (24, 32)
     assert_close(model.decoder_pos_embed, nn.Parameter(table.unsqueeze(0)))
 

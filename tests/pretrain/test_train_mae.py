@@ -36,6 +36,7 @@ TINY = [
     "model.decoder_embed_dim=16",
     "model.decoder_depth=1",
     "dataloader.train.total_batch_size=4",
+    "optimizer.lr=1e-3",
     "train.max_iter=6",
     "train.log_period=1",
     "train.checkpointer.period=3",
@@ -104,8 +105,13 @@ def test_run_leaves_everything_behind(run):
     assert facts["pixel_mean"] == "123.675 116.28 103.53" and "variant" not in facts
 
 
-def test_killed_and_resumed_run_is_the_uninterrupted_one(run, images, tmp_path, monkeypatch):
-    output = tmp_path / "killed"
+@pytest.mark.parametrize("drop_path_rate", [0.0, 0.5])
+def test_killed_and_resumed_run_is_the_uninterrupted_one(
+    images, tmp_path, monkeypatch, drop_path_rate
+):
+    opts = (f"model.drop_path_rate={drop_path_rate}",)
+    run, output = tmp_path / "whole", tmp_path / "killed"
+    train_mae.main(arguments(images, run, *opts))
     step = AccumulatingTrainer.run_step
 
     def die(self):
@@ -116,8 +122,8 @@ def test_killed_and_resumed_run_is_the_uninterrupted_one(run, images, tmp_path, 
     with monkeypatch.context() as patch:
         patch.setattr(AccumulatingTrainer, "run_step", die)
         with pytest.raises(RuntimeError, match="killed"):
-            train_mae.main(arguments(images, output))
-    train_mae.main(arguments(images, output, resume=True))
+            train_mae.main(arguments(images, output, *opts))
+    train_mae.main(arguments(images, output, *opts, resume=True))
     state, whole = (
         torch.load(folder / "model_final.pth", weights_only=True) for folder in (output, run)
     )
@@ -153,10 +159,30 @@ def test_two_processes_equal_one(run, images, tmp_path, launcher):
 
 
 def test_loss_that_is_not_finite_stops_with_the_state_saved(images, tmp_path):
-    args = arguments(images, tmp_path / "run", "optimizer.lr=1e30", "train.max_iter=20")
+    run = tmp_path / "run"
+    train_mae.main(arguments(images, run, "train.max_iter=3"))
+    opts = ("train.max_iter=20", "optimizer.lr=1e30")
     with pytest.raises(FloatingPointError, match="model_nonfinite.pth.*optimizer.lr"):
-        train_mae.main(args)
-    assert (tmp_path / "run" / "model_nonfinite.pth").is_file()
+        train_mae.main(arguments(images, run, *opts, resume=True))
+    assert (run / "model_nonfinite.pth").is_file()
+    # the weights in that file are broken already; the run goes on from the one before
+    assert (run / "last_checkpoint").read_text() == "model_final.pth"
+    train_mae.main(arguments(images, run, "train.max_iter=20", resume=True))
+    assert sorted(losses(run))[-1] == 19 and np.isfinite(losses(run)[19])
+
+
+def test_options_of_the_optimizer_can_be_changed_at_a_resume(run, images, tmp_path, caplog):
+    output = tmp_path / "run"
+    train_mae.main(arguments(images, output, "train.max_iter=3"))
+    train_mae.main(arguments(images, output, "optimizer.lr=1e-9", resume=True))
+    assert "lr of the checkpoint's optimizer was 0.001; it is 1e-09 now" in caplog.text
+    lines = [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
+    assert max(line["lr"] for line in lines if line["iteration"] > 3) <= 1e-9
+
+
+def test_without_pictures_none_is_drawn(images, tmp_path):
+    train_mae.main(arguments(images, tmp_path, "train.num_pictures=0", "train.max_iter=1"))
+    assert not (tmp_path / "reconstructions.png").exists()
 
 
 def test_resume_of_another_run_raises(images, tmp_path):
@@ -206,6 +232,8 @@ def test_visualize_draws_four_columns(run, images, tmp_path):
     cfg = load_config(str(run / "config.yaml"))
     path = visualize(cfg, str(run / "model_final.pth"), str(tmp_path / "a.png"), 3, seed=0)
     assert Image.open(path).size == (4 * (64 + 4) + 4, 3 * (64 + 4) + 4)
+    with pytest.raises(FileExistsError, match="a.png"):
+        visualize(cfg, str(run / "model_final.pth"), str(path), 3, seed=0)
 
 
 def test_visualize_of_an_encoder_raises(run, tmp_path):

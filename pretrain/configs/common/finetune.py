@@ -11,6 +11,8 @@ from .schedule import lr_multiplier, optimizer, train
 model = L(build_classifier)(
     variant="hiera_b",
     num_classes=1000,  # set to the number of sub-folders found
+    pos_embed="absolute",  # or "absolute_win"
+    pos_embed_size=None,  # rows and columns of the table; None: 56x56, of the background 7x7
     drop_path_rate=0.1,
     act_checkpoint=False,
 )

@@ -46,7 +46,7 @@ dataloader = dict(
 train.epochs = 1600
 train.warmup_epochs = 40
 train.picture_epochs = 20  # between two pictures of reconstructions; 0 draws the last one alone
-train.num_pictures = 8
+train.num_pictures = 8  # images in it; 0 draws none
 
 optimizer.lr = "${linear_lr:8e-4,${dataloader.train.total_batch_size},4096}"
 optimizer.betas = (0.9, 0.95)
