@@ -146,7 +146,7 @@ def fit(
     )
     if resume:
         engine.resume_from(checkpointer, checkpoint, trainer.optimizer)
-        logger.info("Continuing with iteration %d", start_iter)
+        logger.info("Resumed %s: continuing with iteration %d", checkpoint, start_iter)
     logger.info(
         "%d iterations = %.1f epochs of %d images; seed %d; %s",
         train.max_iter, train.max_iter * batch / train.epoch_images, train.epoch_images, seed,

@@ -100,7 +100,7 @@ def do_train(cfg, resume: bool) -> None:
     )
     if resume:
         engine.resume_from(checkpointer, checkpoint, optimizer)
-        logger.info("Continuing with iteration %d", start_iter)
+        logger.info("Resumed %s: continuing with iteration %d", checkpoint, start_iter)
     images = train.max_iter * cfg.dataloader.train.total_batch_size
     logger.info(
         "%d iterations x %d images = %.1f epochs of %d images; seed %d; %s",

@@ -99,7 +99,6 @@ def resume_from(checkpointer: Checkpointer, path: str, optimizer: torch.optim.Op
         for key, (was, now) in changed.items():
             logger.warning("%s of the checkpoint's optimizer was %s; it is %s now", key, was, now)
         group.update(own, initial_lr=own["lr"])  # what schedules multiply
-    logger.info("Resumed %s", path)
 
 
 def keep_old_config(output_dir: str) -> None:

@@ -32,4 +32,4 @@ train.picture_epochs = 2
 train.checkpointer.period = 250
 train.amp.enabled = False
 
-optimizer.lr = 3e-3  # of this small net; no rule for it
+optimizer.lr = 1e-3  # of this small net; no rule for it
