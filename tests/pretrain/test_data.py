@@ -90,7 +90,9 @@ def test_too_many_unreadable_images_stop(folder):
     for k in range(3):
         (folder / f"{k}.png").write_text("this is text")
     dataset = make(folder, max_unreadable=2)
-    with pytest.raises(ValueError, match="2.png.*number 3 of the 6 images that cannot be read; max_unreadable=2"):
+    with pytest.raises(
+        ValueError, match="2.png.*number 3 of the 6 images that cannot be read; max_unreadable=2"
+    ):
         dataset[(0, 0)]
 
 
