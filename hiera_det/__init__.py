@@ -4,7 +4,7 @@ import hiera_det
 cfg = hiera_det.get_config("COCO/mask_rcnn_hiera_b.py")
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["__version__", "get_config"]
 
 
