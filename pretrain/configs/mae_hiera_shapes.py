@@ -25,7 +25,7 @@ dataloader.train.dataset.root = L(shapes_folder)()
 dataloader.train.update(total_batch_size=16, images_per_process=16, num_workers=0)
 
 train.output_dir = "./output/mae_hiera_shapes"
-train.epochs = 10
+train.epochs = 8
 train.warmup_epochs = 1
 train.epoch_images = 2000
 train.picture_epochs = 2
