@@ -105,6 +105,7 @@ def test_training_is_that_of_the_joint_batch(seen):
     assert sorted(model) == ["linear.bias", "linear.weight"]  # without DDP's prefix
 
 
+@pytest.mark.slow
 @pytest.mark.lite_only
 def test_torchrun_gives_the_local_rank(tmp_path):
     """In a group that torchrun started, local rank and size come from its environment."""

@@ -253,6 +253,7 @@ def test_test_loader_gives_every_element_once_in_order(num_workers, batch_size):
     assert [x["i"] for batch in batches for x in batch] == list(range(24))
 
 
+@pytest.mark.slow
 def test_mappers_may_be_lambdas():
     """Mappers are pickled by cloudpickle, so lambdas reach spawned workers."""
     loader = build_detection_test_loader(ITEMS, mapper=lambda item: item["i"])

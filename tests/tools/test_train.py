@@ -120,6 +120,7 @@ def test_checkpoint_needs_no_pickle(finished):
     assert set(state) == {"model", "trainer", "iteration"}
 
 
+@pytest.mark.slow
 def test_killed_run_resumes_to_the_same_parameters(datasets, finished, tmp_path):
     """SIGKILL after the checkpoint of iteration 2 of 4, --resume, and all parameters are equal."""
     folder = tmp_path / "killed"
@@ -160,7 +161,8 @@ def test_second_run_does_not_overwrite_the_first(datasets, finished):
     assert sorted((p.name, p.stat().st_mtime) for p in finished[0].iterdir()) == before
 
 
-@pytest.mark.parametrize("how", ["num-gpus", pytest.param("torchrun", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["num-gpus", "torchrun"])
 def test_two_processes_evaluate_as_one(datasets, finished, tmp_path, how):
     folder, log = finished
     weights = f"train.init_checkpoint={folder / 'model_final.pth'}"
@@ -227,8 +229,8 @@ def broken_dataset(root: Path, what: str) -> Path:
     "what, text",
     [
         ("no_image", "not there|missing|not found"),
-        ("not_coco", "COCO"),
-        ("bad_category", "77"),
+        pytest.param("not_coco", "COCO", marks=pytest.mark.slow),
+        pytest.param("bad_category", "77", marks=pytest.mark.slow),
     ],
 )
 def test_broken_datasets_stop_the_run(datasets, tmp_path, what, text):
@@ -243,10 +245,12 @@ def test_broken_datasets_stop_the_run(datasets, tmp_path, what, text):
     "overrides, flags, text",
     [
         (["train.max_itr=3"], (), "train.max_iter"),
-        (["model.roi_heads.num_classes=7"], (), "num_classes"),
+        pytest.param(
+            ["model.roi_heads.num_classes=7"], (), "num_classes", marks=pytest.mark.slow
+        ),
         (["train.init_checkpoint=nowhere.pth"], (), "nowhere.pth"),
         ([], ["--resume"], "nothing to resume"),
-        ([], ["--eval-only"], "train.init_checkpoint"),
+        pytest.param([], ["--eval-only"], "train.init_checkpoint", marks=pytest.mark.slow),
     ],
 )
 def test_bad_arguments_stop_the_run(datasets, tmp_path, overrides, flags, text):
@@ -259,6 +263,7 @@ def test_missing_config_stops_the_run(datasets, tmp_path):
     assert "did you mean" in last and "shapes/mask_rcnn_hiera_shapes.py" in last
 
 
+@pytest.mark.slow
 def test_weights_that_do_not_fit_stop_the_run(datasets, finished, tmp_path):
     weights = f"train.init_checkpoint={finished[0] / 'model_final.pth'}"
     wide = [o.replace("embed_dim=16", "embed_dim=24") for o in SMALL]
