@@ -245,9 +245,7 @@ def test_broken_datasets_stop_the_run(datasets, tmp_path, what, text):
     "overrides, flags, text",
     [
         (["train.max_itr=3"], (), "train.max_iter"),
-        pytest.param(
-            ["model.roi_heads.num_classes=7"], (), "num_classes", marks=pytest.mark.slow
-        ),
+        pytest.param(["model.roi_heads.num_classes=7"], (), "num_classes", marks=pytest.mark.slow),
         (["train.init_checkpoint=nowhere.pth"], (), "nowhere.pth"),
         ([], ["--resume"], "nothing to resume"),
         pytest.param([], ["--eval-only"], "train.init_checkpoint", marks=pytest.mark.slow),
