@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from hiera_det import engine
 from hiera_det.config import find_config, load_config
-from hiera_det.utils.plots import plot_metrics
+from hiera_det.report.curves import plot_metrics
 
 from .data import split_batch
 from .trainer import AccumulatingTrainer, RunFacts

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from hiera_det.config import config_root, load_config
-from hiera_det.utils.analysis import PARTS, count_macs, count_parameters, meta_model
+from hiera_det.report.cost import PARTS, count_macs, count_parameters, meta_model
 
 BEGIN = "<!-- made by: python tools/analyze_model.py --table MODEL_ZOO.md -->"
 END = "<!-- end of the table -->"

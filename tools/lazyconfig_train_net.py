@@ -27,7 +27,7 @@ import hiera_det.data  # noqa: F401  registers shapes_train and shapes_val
 from hiera_det import engine
 from hiera_det.checkpoint import load_full, load_init_checkpoint
 from hiera_det.config import find_config, load_config
-from hiera_det.engine.dry_run import dry_run
+from hiera_det.report.dry_run import dry_run
 
 logger = logging.getLogger("hiera_det")
 

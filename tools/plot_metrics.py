@@ -4,7 +4,7 @@
 import argparse
 from pathlib import Path
 
-from hiera_det.utils.plots import plot_metrics
+from hiera_det.report.curves import plot_metrics
 
 
 def argument_parser() -> argparse.ArgumentParser:

@@ -1,10 +1,11 @@
 """What Detectron2's engine has not got: a trainer for any device, exact resume, checks, reports."""
 
+from hiera_det.data.loaders import ResumableSampler, build_train_loader
+from hiera_det.report.pictures import write_pictures
+from hiera_det.report.progress import ProgressPrinter
+
 from .checks import check_config, check_data, check_output_dir, choose_device
-from .data import ResumableSampler, build_train_loader
 from .hooks import IterationSeed, MemoryStats
-from .progress import ProgressPrinter
-from .report import write_pictures
 from .run import (
     keep_old_config,
     launch_anyhow,

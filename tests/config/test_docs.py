@@ -8,8 +8,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from hiera_det.config import load_config
+from hiera_det.report.cost import meta_model
 from hiera_det.solver import iterations
-from hiera_det.utils.analysis import meta_model
 
 TEXT = (Path(__file__).parents[2] / "docs" / "configs.md").read_text()
 LEAF = "COCO/mask_rcnn_hiera_b.py"

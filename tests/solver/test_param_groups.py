@@ -8,9 +8,9 @@ from detectron2.modeling import get_vit_lr_decay_rate
 from torch import nn
 
 from hiera_det.config import load_config
-from hiera_det.engine.dry_run import check_groups
 from hiera_det.modeling.hiera import Hiera
 from hiera_det.modeling.variants import VARIANTS
+from hiera_det.report.dry_run import check_groups
 from hiera_det.solver import optimizer_params
 from hiera_det.solver.param_groups import find_trunk, layer_scale
 

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hiera_det.config import config_root, load_config
 from hiera_det.modeling.variants import build_hiera
-from hiera_det.utils.analysis import count_macs, count_parameters, meta_model
+from hiera_det.report.cost import count_macs, count_parameters, meta_model
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / "tools" / "analyze_model.py"

@@ -7,9 +7,9 @@ from detectron2.data.datasets import register_coco_instances
 from hiera_det.checkpoint import write_checkpoint
 from hiera_det.config import load_config
 from hiera_det.data.shapes import make_shapes, register_shapes
-from hiera_det.engine.dry_run import block_table, dry_run
 from hiera_det.modeling.variants import build_hiera
-from hiera_det.utils.analysis import meta_model
+from hiera_det.report.cost import meta_model
+from hiera_det.report.dry_run import block_table, dry_run
 
 CONFIG = "shapes/mask_rcnn_hiera_shapes"
 COLUMNS = ("block", "stage", "dim", "heads", "tokens", "window", "pool", "drop path")
@@ -104,7 +104,7 @@ def test_a_run_shorter_than_its_warmup(shapes, max_iter, noted):
 
 
 def test_a_batch_that_cannot_be_shared(shapes, monkeypatch):
-    monkeypatch.setattr("hiera_det.engine.dry_run.comm.get_world_size", lambda: 3)
+    monkeypatch.setattr("hiera_det.report.dry_run.comm.get_world_size", lambda: 3)
     with pytest.raises(ValueError, match="total_batch_size=8 is not divisible by 3 processes"):
         dry_run(small_config())
 

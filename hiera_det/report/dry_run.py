@@ -14,8 +14,8 @@ from torch import nn
 from hiera_det.checkpoint import load_init_checkpoint
 from hiera_det.data.check import check_train_and_val
 from hiera_det.modeling.hiera import PATCH_STRIDE, UNIT_SIZE, Hiera
+from hiera_det.report.cost import PARTS, count_macs, count_parameters, meta_model, part_of
 from hiera_det.solver.param_groups import find_trunk
-from hiera_det.utils.analysis import PARTS, count_macs, count_parameters, meta_model, part_of
 
 __all__ = ["block_table", "check_groups", "dry_run"]
 

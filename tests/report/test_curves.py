@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import pytest
 
-from hiera_det.utils.plots import plot_metrics, read_metrics
+from hiera_det.report.curves import plot_metrics, read_metrics
 
 TOOL = Path(__file__).parents[2] / "tools" / "plot_metrics.py"
 

@@ -17,7 +17,7 @@ from pretrain.data import PretrainImages
 
 EXAMPLES = """
 Example:
-  python pretrain/benchmark_loader.py /data/images --num-images 500
+  python benchmarks/loader.py /data/images --num-images 500
 """
 
 

@@ -10,7 +10,7 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, BoxMode, Instances
 
-from hiera_det.utils.pictures import CAPTION, GAP, draw_predictions
+from hiera_det.report.predictions import CAPTION, GAP, draw_predictions
 
 NAME, SIDE = "test_pictures", 120
 HEIGHT, WIDTH = 40, 60

@@ -24,7 +24,7 @@ from pretrain.mae import build_mae
 EXAMPLES = """
 Example:
   pip install hiera-transformer timm
-  python pretrain/benchmark_mae.py --batch-size 16 --repeats 9
+  python benchmarks/mae.py --batch-size 16 --repeats 9
 """
 MODELS = {  # ours: hiera-transformer's
     "hiera_t": "mae_hiera_tiny_224",

@@ -21,8 +21,8 @@ def write_pictures(cfg: DictConfig, model: torch.nn.Module) -> None:
 
     The pictures show the first `train.num_pictures` validation images with objects.
     """
-    from hiera_det.utils.pictures import draw_predictions
-    from hiera_det.utils.plots import plot_metrics
+    from hiera_det.report.curves import plot_metrics
+    from hiera_det.report.predictions import draw_predictions
 
     if not comm.is_main_process():
         return

@@ -6,8 +6,8 @@ weights on the same device, runs them in turns and prints the median time of eac
 peer / ours: above 1.0 ours is faster. Peers come from `pip install hiera-transformer timm`.
 
 Example:
-    python tools/benchmark.py --repeats 9
-    python tools/benchmark.py --case infer1024 --device cuda --dtype bf16
+    python benchmarks/trunk.py --repeats 9
+    python benchmarks/trunk.py --case infer1024 --device cuda --dtype bf16
 """
 
 import argparse
