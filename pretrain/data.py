@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.utils import comm
+from detectron2.utils.registry import locate
+from omegaconf import DictConfig
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import v2
 
-from hiera_det.engine import ResumableSampler
+from hiera_det.data.loaders import ResumableSampler
 
 from .masking import num_visible_units, random_keep_mask
 
@@ -30,7 +32,7 @@ __all__ = [
     "center_crop",
     "random_crop",
     "shapes_folder",
-    "split_batch",
+    "train_loader",
 ]
 
 logger = logging.getLogger(__name__)
@@ -283,54 +285,38 @@ class SeededSampler(Sampler):
             yield int(np.random.SeedSequence([self.seed, place]).generate_state(1)[0]), index
 
 
-def split_batch(total: int, num_processes: int, images_per_process: int) -> tuple[int, int]:
-    """How a batch is reached: (images of a process at once, steps whose gradients are added).
-
-    Args:
-        total: images of an optimizer step.
-        num_processes: processes that share it.
-        images_per_process: the most that one holds at once.
-
-    Raises:
-        ValueError: `total` does not divide among the processes, or a number is not positive.
-    """
-    if min(total, images_per_process) < 1 or total % num_processes:
-        raise ValueError(
-            f"dataloader.train.total_batch_size={total} in parts of at most images_per_process="
-            f"{images_per_process}: it must be a multiple of the {num_processes} processes"
-        )
-    share = total // num_processes
-    steps = next(
-        n for n in range(1, share + 1) if share % n == 0 and share // n <= images_per_process
-    )
-    return share // steps, steps
-
-
 def build_pretrain_loader(
     dataset: Dataset,
     total_batch_size: int,
-    images_per_process: int = 256,
     num_workers: int = 4,
+    *,
+    batch_size: int | None = None,
     seed: int = 0,
-    start_iter: int = 0,
+    start: int = 0,
 ) -> DataLoader:
-    """An endless loader of batches of one process: as many as `split_batch` says per iteration.
+    """An endless loader of the batches of one process.
 
     Args:
         dataset: takes items (seed, index).
         total_batch_size: images of an optimizer step, over all processes.
-        images_per_process: the most that one process holds at once.
         num_workers: loading processes beside each process.
+        batch_size: images of this process at once; its share of the total by default.
         seed: of the run.
-        start_iter: iterations that were done before.
+        start: images that this process has taken before.
     """
-    world_size = comm.get_world_size()
-    batch_size, _ = split_batch(total_batch_size, world_size, images_per_process)
     return DataLoader(
         dataset,
-        batch_size=batch_size,
-        sampler=SeededSampler(len(dataset), seed, start_iter * (total_batch_size // world_size)),
+        batch_size=batch_size or total_batch_size // comm.get_world_size(),
+        sampler=SeededSampler(len(dataset), seed, start),
         num_workers=num_workers,
         pin_memory=torch.cuda.is_available(),
         drop_last=True,
     )
+
+
+def train_loader(cfg: DictConfig, dataset: Dataset, **where: int) -> DataLoader:
+    """`cfg.dataloader.train` over a dataset that is there; `where`: seed, start, batch_size."""
+    node = {k: v for k, v in cfg.dataloader.train.items() if k not in ("_target_", "dataset")}
+    target = cfg.dataloader.train._target_
+    build = locate(target) if isinstance(target, str) else target
+    return build(dataset=dataset, **node, **where)

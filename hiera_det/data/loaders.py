@@ -44,20 +44,35 @@ class ResumableSampler(Sampler):
             place = (place - self.size) % world_size if place < self.size else place - self.size
 
 
-def build_train_loader(cfg: DictConfig, seed: int, start_iter: int = 0):
-    """Builds `cfg.dataloader.train` with a sampler that skips what `start_iter` iterations took.
+def split_batch(total: int, num_processes: int, images_per_process: int) -> tuple[int, int]:
+    """How a batch is reached: (images of a process at once, steps whose gradients are added).
 
-    A config with a sampler of its own keeps it, and starts that one afresh.
+    Args:
+        total: images of an optimizer step.
+        num_processes: processes that share it.
+        images_per_process: the most that one holds at once.
+
+    Raises:
+        ValueError: `total` does not divide among the processes, or a number is not positive.
     """
+    if min(total, images_per_process) < 1 or total % num_processes:
+        raise ValueError(
+            f"dataloader.train.total_batch_size={total} in parts of at most images_per_process="
+            f"{images_per_process}: it must be a multiple of the {num_processes} processes"
+        )
+    share = total // num_processes
+    steps = next(
+        n for n in range(1, share + 1) if share % n == 0 and share // n <= images_per_process
+    )
+    return share // steps, steps
+
+
+def build_train_loader(cfg: DictConfig, *, seed: int, start: int = 0, batch_size: int = 0):
     node = cfg.dataloader.train
-    if "sampler" in node or "dataset" not in node:
-        if start_iter:
-            logger.warning("dataloader.train has its own sampler: its stream starts afresh.")
-        return instantiate(node)
     dataset = instantiate(node.dataset)
-    per_process = node.total_batch_size // comm.get_world_size()
-    sampler = ResumableSampler(len(dataset), seed, start_iter * per_process)
+    sampler = ResumableSampler(len(dataset), seed, start)
     kwargs = {k: instantiate(v) for k, v in node.items() if k not in ("_target_", "dataset")}
     target = node._target_
     build = locate(target) if isinstance(target, str) else target
+    kwargs["total_batch_size"] = batch_size * comm.get_world_size()
     return build(dataset=dataset, sampler=sampler, **kwargs)
