@@ -1,8 +1,6 @@
 """`python -m hiera_det` is the command `hiera-det`."""
 
-import sys
-
-from hiera_det.cli import main
+from hiera_det.cli import console
 
 if __name__ == "__main__":
-    sys.exit(main())
+    console()

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-__all__ = ["VERBS", "main"]
+__all__ = ["VERBS", "console", "main"]
 
 VERBS = {
     "train": "train a detector from a config, and evaluate it",
@@ -67,6 +67,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise
     except BaseException as error:
         return _report(error, args.traceback)
+
+
+def console() -> None:
+    """The entry point of the command."""
+    sys.exit(main())
 
 
 def _report(error: BaseException, show_traceback: bool) -> int:
