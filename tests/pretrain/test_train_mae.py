@@ -3,7 +3,6 @@
 import argparse
 import json
 import logging
-import re
 import runpy
 import subprocess
 import sys
@@ -351,10 +350,3 @@ def test_script_has_help_with_an_example(script, monkeypatch, capsys):
         runpy.run_path(str(script), run_name="__main__")
     assert stop.value.code == 0
     assert "hiera-det" in capsys.readouterr().out
-
-
-def test_readme_names_files_that_exist():
-    text = (ROOT / "pretrain/README.md").read_text()
-    named = set(re.findall(r"(?:pretrain|tools|configs)/[\w/]+\.py", text))
-    assert len(named) > 5
-    assert [name for name in sorted(named) if not (ROOT / name).is_file()] == []
