@@ -1,4 +1,4 @@
-"""The READMEs: their commands parse and their configs load, their snippets run, their files exist."""
+"""The READMEs: commands parse, configs load, snippets run, files exist."""
 
 import argparse
 import importlib
