@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import pretrain.optim  # noqa: F401  registers the resolver that the configs use
 from hiera_det.checkpoint import load_init_checkpoint
 from hiera_det.config import load_config
 from hiera_det.modeling.hiera import Hiera
@@ -100,8 +99,9 @@ def main() -> None:
     cfg = load_config(args.config_file, args.opts)
     torch.manual_seed(0)
     options = {key: cfg.model[key] for key in TRUNK_KEYS if key in cfg.model}
-    if cfg.model.pos_embed == "absolute":  # as `MaskedAutoencoderHiera` has it
-        options.setdefault("pos_embed_size", [side // 4 for side in cfg.model.input_size])
+    if cfg.model.pos_embed == "absolute" and options.get("pos_embed_size") is None:
+        # as `MaskedAutoencoderHiera` has it
+        options["pos_embed_size"] = [side // 4 for side in cfg.model.input_size]
     trunk = build_hiera(**options)
     if args.weights:
         print(load_init_checkpoint(trunk, args.weights), file=sys.stderr)

@@ -7,9 +7,9 @@ import sys
 from dataclasses import replace
 
 from hiera_det.checkpoint import check_trunk, convert_state, read_checkpoint, write_checkpoint
-from hiera_det.checkpoint.positions import fit_positions, table_size
 from hiera_det.modeling import VARIANTS
-from hiera_det.modeling.hiera import PATCH_STRIDE, POS_EMBEDS
+from hiera_det.modeling.positions import POS_EMBEDS, fit_positions, table_size
+from hiera_det.modeling.units import PATCH_STRIDE
 
 
 def argument_parser() -> argparse.ArgumentParser:

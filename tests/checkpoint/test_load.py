@@ -204,7 +204,7 @@ def test_a_pattern_that_matches_nothing_is_a_slip(tmp_path):
 def test_other_networks_and_models_without_a_trunk(tmp_path):
     path = save({"layer1.0.conv1.weight": torch.zeros(1)}, tmp_path / "resnet.pth", "model")
     refused(detector(), path, "a ResNet")
-    with pytest.raises(ValueError, match="must have one Hiera trunk; it has 0"):
+    with pytest.raises(ValueError, match="has 0 Hiera trunks, not one"):
         load_init_checkpoint(nn.Linear(1, 1), path)
 
 

@@ -9,10 +9,10 @@ from torch import nn
 
 from hiera_det.config import load_config
 from hiera_det.modeling.hiera import Hiera
-from hiera_det.modeling.variants import VARIANTS
+from hiera_det.modeling.variants import VARIANTS, find_trunk
 from hiera_det.report.dry_run import check_groups
 from hiera_det.solver import optimizer_params
-from hiera_det.solver.param_groups import find_trunk, layer_scale
+from hiera_det.solver.param_groups import layer_scale
 
 SMALL = dict(embed_dim=16, stages=(1, 2, 2, 1))
 NORMALIZED = ("norm", "norm1", "norm2")
