@@ -140,7 +140,7 @@ def images_masked(images, keep_mask):
     "variant, size",
     [
         pytest.param("sam2_hiera_t", 896, marks=pytest.mark.slow),
-        ("sam2_hiera_t", 1024),
+        pytest.param("sam2_hiera_t", 1024, marks=pytest.mark.slow),
         pytest.param("sam2_hiera_s", 896, marks=pytest.mark.slow),
         pytest.param("sam2_hiera_bplus", 896, marks=pytest.mark.slow),
         pytest.param("sam2_hiera_l", 1024, marks=pytest.mark.slow),

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn import functional as F
 from torch.testing import assert_close
 
 from hiera_det.modeling.hiera import Hiera
@@ -15,6 +16,7 @@ from hiera_det.modeling.positions import (
     table_size,
     window_to_absolute,
 )
+from hiera_det.modeling.units import units_to_map
 
 SMALL = dict(embed_dim=8, num_heads=1, stages=(1, 1, 1, 1))
 EXACT = dict(rtol=0, atol=1e-12)
@@ -43,6 +45,28 @@ def positions(kind: str, size: tuple[int, int], state: dict, grid: tuple[int, in
     trunk = Hiera(**SMALL, pos_embed=kind, pos_embed_size=size).double()
     trunk.load_state_dict(state)
     return trunk.position_units(grid)
+
+
+@pytest.mark.parametrize("grid", [(7, 7), (2, 3)])
+def test_the_trunk_adds_background_and_tiled_window(grid):
+    """arXiv 2311.05613, in PyTorch's words, over the raster of tokens."""
+    state = trunk_state("absolute_win", (7, 7))
+    size = (8 * grid[0], 8 * grid[1])
+    options = dict(mode="bicubic", align_corners=False)
+    expected = F.interpolate(state["pos_embed"], size=size, **options)
+    expected = expected + state["pos_embed_window"].tile(1, 1, *grid)
+    units = positions("absolute_win", (7, 7), state, grid)
+    assert_close(units_to_map(units, grid), expected, **EXACT)
+
+
+@pytest.mark.parametrize("grid", [(2, 3), (3, 2), (4, 4)])
+def test_the_trunk_interpolates_an_absolute_table_as_a_whole(grid):
+    state = trunk_state("absolute", (16, 24))
+    maps = state["pos_embed"].transpose(1, 2).unflatten(2, (16, 24))
+    size = (8 * grid[0], 8 * grid[1])
+    expected = F.interpolate(maps, size=size, mode="bicubic", align_corners=False)
+    units = positions("absolute", (16, 24), state, grid)
+    assert_close(units_to_map(units, grid), expected, **EXACT)
 
 
 @pytest.mark.parametrize("grid", [(7, 7), (2, 3)])
