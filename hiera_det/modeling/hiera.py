@@ -256,7 +256,7 @@ class Hiera(nn.Module):
         """Window sides in mask units, for which the stage no longer matters."""
         if len(window_size) != len(self.strides):
             raise ValueError(
-                f"window_size {window_size} needs one entry for each of {len(self.strides)} stages"
+                f"window_size {window_size} needs one entry per stage: {len(self.strides)}"
             )
         sides = [UNIT_PIXELS // stride for stride in self.strides]  # of a unit, in tokens
         if any(w < 0 or w % side for w, side in zip(window_size, sides, strict=True)):
