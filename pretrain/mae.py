@@ -25,15 +25,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hiera_det.modeling.hiera import Hiera, HieraBlock, units_to_map
-from hiera_det.modeling.variants import VARIANTS
+from hiera_det.modeling.hiera import Hiera, HieraBlock
+from hiera_det.modeling.positions import absolute_units
+from hiera_det.modeling.units import PATCH_STRIDE, Extent, units_order, units_to_map
+from hiera_det.modeling.units import UNIT_PIXELS as UNIT
+from hiera_det.modeling.variants import variant_kwargs
 
 from .masking import num_visible_units, random_keep_mask
 from .targets import PATCH_SIZE, TARGETS
 
 __all__ = ["MAEOutput", "MaskedAutoencoderHiera", "build_mae", "reconstruction_loss"]
 
-UNIT = 32  # px on a side of a mask unit
 PER_SIDE = UNIT // PATCH_SIZE  # patches on a side of a mask unit
 Q_POOL = 2
 POS_INITS = ("normal", "sincos")
@@ -59,10 +61,9 @@ class FusionHead(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, K, n, dim) to (B, K, n / side**2, dim_out)."""
-        bits = self.stride[0].bit_length() - 1
-        w = self.weight.unflatten(3, (2,) * bits).unflatten(2, (2,) * bits)  # (O, I, rows, columns)
-        pairs = [d for k in range(bits) for d in (2 + k, 2 + bits + k)]
-        w = w.permute(0, *pairs, 1).flatten(1)  # (O, r1, c1, r0, c0, I) -> (O, side**2 * I)
+        # The kernel, an image of k x k weights for each output, is put in the tokens' order:
+        # (O, I, k, k) -> (O, k, k, I) -> one unit in Z-order (O, 1, k * k, I) -> (O, k * k * I)
+        w = units_order(self.weight.permute(0, 2, 3, 1), self.stride[0]).flatten(1)
         x = x.unflatten(2, (-1, self.stride[0] ** 2)).flatten(3)  # (B, K, n / side**2, side**2 * I)
         return F.linear(x, w, self.bias)
 
@@ -76,6 +77,8 @@ class MaskedAutoencoderHiera(Hiera):
         mask_ratio: float = 0.6,
         target: str = "pixels",
         input_size: Sequence[int] = (224, 224),
+        pos_embed: str = "absolute",
+        pos_embed_size: Sequence[int] | None = None,
         decoder_embed_dim: int = 512,
         decoder_depth: int = 8,
         decoder_num_heads: int = 16,
@@ -90,6 +93,8 @@ class MaskedAutoencoderHiera(Hiera):
             target: "pixels", normalised in each patch, or "hog", histograms of gradients.
             input_size: (H, W) in px, multiples of 32: the size of the position tables ("absolute"
                 and of the decoder). Images of other sizes have them interpolated.
+            pos_embed: "absolute" or "absolute_win", as of `Hiera`.
+            pos_embed_size: as of `Hiera`; that of "absolute" is the tokens of `input_size`.
             decoder_embed_dim, decoder_depth, decoder_num_heads: of the decoder.
             decoder_pos_init: what the decoder's position table, which is learned, starts as:
                 "normal", as in the official model, or "sincos". From small random numbers it takes
@@ -108,14 +113,16 @@ class MaskedAutoencoderHiera(Hiera):
                 f"decoder_pos_init={decoder_pos_init!r} is none of {', '.join(POS_INITS)}"
             )
         num_visible_units(height * width // UNIT**2, mask_ratio)  # raises if it masks all or none
-        if kwargs.get("pos_embed", "absolute") == "absolute":
+        if pos_embed == "absolute":
             if height != width:
                 raise ValueError(
                     f'input_size={(height, width)} with pos_embed="absolute": that table must be '
                     'square to be loaded anywhere else; use pos_embed="absolute_win"'
                 )
-            kwargs.setdefault("pos_embed_size", (height // 4, width // 4))
-        super().__init__(q_pool=Q_POOL, **kwargs)
+            pos_embed_size = pos_embed_size or (height // PATCH_STRIDE, width // PATCH_STRIDE)
+        super().__init__(
+            q_pool=Q_POOL, pos_embed=pos_embed, pos_embed_size=pos_embed_size, **kwargs
+        )
         self.mask_ratio = mask_ratio
         self.target = target
         self.input_size = (height, width)
@@ -191,21 +198,15 @@ class MaskedAutoencoderHiera(Hiera):
         tokens[keep_mask] = x.flatten(0, 1)  # (B * K, 4, D): rows of keep_mask are equally long
         x = (tokens + self._decoder_positions(grid)).flatten(1, 2).unsqueeze(1)  # (B, 1, U * 4, D)
         for block in self.decoder_blocks:
-            x = block(x, grid)
+            x = block(x, Extent())  # all tokens are in the one group
         x = self.decoder_pred(self.decoder_norm(x))
         x = x.squeeze(1).unflatten(1, (-1, PER_SIDE**2))  # (B, U, 4, P)
         return units_to_map(x, grid).flatten(2).transpose(1, 2)  # (B, P, h, w) -> (B, N, P)
 
     def _decoder_positions(self, grid: tuple[int, int]) -> Tensor:
         """The decoder's table in unit order: (1, U, 4, D)."""
-        rows, cols = grid[0] * PER_SIDE, grid[1] * PER_SIDE
-        own = tuple(side // PATCH_SIZE for side in self.input_size)
-        pos = self.decoder_pos_embed.unflatten(1, own)  # (1, rows, cols, D)
-        if own != (rows, cols):
-            pos = F.interpolate(pos.permute(0, 3, 1, 2), size=(rows, cols), mode="bicubic")
-            pos = pos.permute(0, 2, 3, 1)
-        pos = pos.unflatten(2, (-1, PER_SIDE)).unflatten(1, (-1, PER_SIDE))  # (1, Uh, r, Uw, c, D)
-        return pos.transpose(2, 3).flatten(3, 4).flatten(1, 2)  # (1, Uh, Uw, 4, D) -> (1, U, 4, D)
+        size = (self.input_size[0] // PATCH_SIZE, self.input_size[1] // PATCH_SIZE)
+        return absolute_units(self.decoder_pos_embed, size, grid, PER_SIDE)
 
     def forward(self, images: Tensor, keep_mask: Tensor | None = None) -> MAEOutput:
         """
@@ -270,9 +271,7 @@ def build_mae(variant: str, **kwargs: Any) -> MaskedAutoencoderHiera:
     Raises:
         ValueError: the name is not in the table.
     """
-    if variant not in VARIANTS:
-        raise ValueError(f"variant={variant!r} is none of {', '.join(VARIANTS)}")
-    return MaskedAutoencoderHiera(**(VARIANTS[variant] | kwargs))
+    return MaskedAutoencoderHiera(**(variant_kwargs(variant) | kwargs))
 
 
 def _check_size(size: Sequence[int]) -> tuple[int, int]:

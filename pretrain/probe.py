@@ -83,8 +83,9 @@ def probe_weights(
     """
     torch.manual_seed(0)
     options = {key: cfg.model[key] for key in TRUNK_KEYS if key in cfg.model}
-    if cfg.model.pos_embed == "absolute":  # as `MaskedAutoencoderHiera` has it
-        options.setdefault("pos_embed_size", [side // 4 for side in cfg.model.input_size])
+    if cfg.model.pos_embed == "absolute" and options.get("pos_embed_size") is None:
+        # as `MaskedAutoencoderHiera` has it
+        options["pos_embed_size"] = [side // 4 for side in cfg.model.input_size]
     trunk = build_hiera(**options)
     if weights:
         load_init_checkpoint(trunk, weights)

@@ -3,8 +3,8 @@
 import logging
 
 from hiera_det.checkpoint import convert_state, read_checkpoint
-from hiera_det.checkpoint.positions import fit_positions
-from hiera_det.modeling.variants import VARIANTS
+from hiera_det.modeling.positions import fit_positions
+from hiera_det.modeling.variants import variant_names
 
 from .mae import MaskedAutoencoderHiera
 
@@ -67,8 +67,7 @@ def load_mae_checkpoint(model: MaskedAutoencoderHiera, path: str) -> str:
 
 def run_facts(model: MaskedAutoencoderHiera) -> dict[str, str | int | float]:
     """What a checkpoint says about itself, in numbers and strings."""
-    size = (model.embed_dims[0], model.depth)
-    names = [n for n, v in VARIANTS.items() if (v["embed_dim"], sum(v["stages"])) == size]
+    names = variant_names(model.embed_dims[0], model.full_depth)
     return {
         "source": "MAE pretraining",
         **({"variant": names[0]} if names else {}),

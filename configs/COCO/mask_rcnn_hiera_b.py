@@ -12,10 +12,6 @@ from ..common.optim import AdamW as optimizer
 from ..common.schedule import lr_multiplier
 from ..common.train import train
 
-model.backbone.bottom_up.trunk.variant = "hiera_b"
-model.backbone.bottom_up.trunk.global_attn_blocks = (12, 16, 20)
-model.backbone.bottom_up.trunk.drop_path_rate = 0.2
-
 train.output_dir = "./output/mask_rcnn_hiera_b"
 train.epochs = 100
 train.amp.enabled = True

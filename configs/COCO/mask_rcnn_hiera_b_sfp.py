@@ -1,6 +1,6 @@
 """Mask R-CNN, Hiera-B up to stage 3 (stride 16), with ViTDet's SimpleFeaturePyramid instead of FPN:
-not in the paper and not trained here; the recipe of mask_rcnn_hiera_b.py. Stage 4 is not built,
-for its parameters would have no gradient.
+not in the paper and not trained here; the recipe of mask_rcnn_hiera_b.py. Stage 4, of which no map
+is taken, is left out.
 
     python tools/lazyconfig_train_net.py --config-file configs/COCO/mask_rcnn_hiera_b_sfp.py \
         --num-gpus 8 train.init_checkpoint=mae_hiera_base_224.pth
@@ -14,7 +14,6 @@ from .mask_rcnn_hiera_b import dataloader, lr_multiplier, model, optimizer, trai
 
 _net = model.backbone.bottom_up
 _net.out_features = ["scale4"]
-_net.trunk.update(stages=(2, 3, 16), window_size=(8, 4, 16), q_pool=2)
 
 model.backbone = L(SimpleFeaturePyramid)(
     net=_net,
@@ -27,4 +26,3 @@ model.backbone = L(SimpleFeaturePyramid)(
 )
 
 train.output_dir = "./output/mask_rcnn_hiera_b_sfp"
-train.allow_unexpected = ["blocks.21.*", "blocks.22.*", "blocks.23.*"]  # stage 4

@@ -9,7 +9,5 @@ mask_rcnn_hiera_b.py.
 from .mask_rcnn_hiera_b import dataloader, lr_multiplier, model, optimizer, train
 
 model.backbone.bottom_up.trunk.variant = "hiera_bplus"
-model.backbone.bottom_up.trunk.global_attn_blocks = (12, 16, 20)
-model.backbone.bottom_up.trunk.drop_path_rate = 0.2
 
 train.output_dir = "./output/mask_rcnn_hiera_bplus"

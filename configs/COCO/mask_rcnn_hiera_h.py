@@ -8,8 +8,6 @@ and L, drop path 0.5 as ViTDet-H.
 from .mask_rcnn_hiera_b import dataloader, lr_multiplier, model, optimizer, train
 
 model.backbone.bottom_up.trunk.variant = "hiera_h"
-model.backbone.bottom_up.trunk.global_attn_blocks = (23, 33, 43)
-model.backbone.bottom_up.trunk.drop_path_rate = 0.5
 
 train.output_dir = "./output/mask_rcnn_hiera_h"
 optimizer.lr = 3e-5  # for the batch of 64

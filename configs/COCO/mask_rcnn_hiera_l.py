@@ -9,8 +9,6 @@ mask_rcnn_hiera_b.py.
 from .mask_rcnn_hiera_b import dataloader, lr_multiplier, model, optimizer, train
 
 model.backbone.bottom_up.trunk.variant = "hiera_l"
-model.backbone.bottom_up.trunk.global_attn_blocks = (23, 33, 43)
-model.backbone.bottom_up.trunk.drop_path_rate = 0.4
 
 train.output_dir = "./output/mask_rcnn_hiera_l"
 optimizer.lr = 3e-5  # for the batch of 64

@@ -8,7 +8,5 @@ drop path 0.1 as SAM 2 trains this size.
 from .mask_rcnn_hiera_b import dataloader, lr_multiplier, model, optimizer, train
 
 model.backbone.bottom_up.trunk.variant = "hiera_s"
-model.backbone.bottom_up.trunk.global_attn_blocks = (7, 10, 13)
-model.backbone.bottom_up.trunk.drop_path_rate = 0.1
 
 train.output_dir = "./output/mask_rcnn_hiera_s"

@@ -1,20 +1,14 @@
-"""Mask R-CNN on SAM 2's image encoder, size S: its windows, global blocks and background size from
-the table of variants, drop path and layer decay of its training (arXiv 2408.00714, table 13), the
-rest as mask_rcnn_hiera_b.py. Not in a paper and not trained here.
+"""Mask R-CNN on SAM 2's image encoder, size S: its windows, global blocks, background size and
+drop path by its variant, layer decay of its training (arXiv 2408.00714, table 13), the rest as
+mask_rcnn_hiera_b.py. Not in a paper and not trained here.
 
     python tools/lazyconfig_train_net.py --config-file configs/COCO/mask_rcnn_sam2_hiera_s.py \
         --num-gpus 8 train.init_checkpoint=sam2.1_hiera_small.pt
 """
 
-from detectron2.config import LazyCall as L
-
-from hiera_det.modeling.variants import build_hiera
-
 from .mask_rcnn_hiera_b import dataloader, lr_multiplier, model, optimizer, train
 
-model.backbone.bottom_up.trunk = L(build_hiera)(
-    variant="sam2_hiera_s", drop_path_rate=0.1, act_checkpoint=False
-)
+model.backbone.bottom_up.trunk.variant = "sam2_hiera_s"
 
 train.output_dir = "./output/mask_rcnn_sam2_hiera_s"
 optimizer.params.layer_decay = 0.8

@@ -6,8 +6,8 @@ and their number come from the training file.
         dataloader.val_json=val.json dataloader.val_images=images/val \
         train.init_checkpoint=mae_hiera_base_224.pth train.epochs=50
 
-The model is mask_rcnn_hiera_b.py at a batch of 16; `model.backbone.bottom_up.trunk.variant` and
-`global_attn_blocks` choose another size.
+The model is mask_rcnn_hiera_b.py at a batch of 16; `model.backbone.bottom_up.trunk.variant` chooses
+another size.
 """
 
 import hiera_det.data.coco_json  # registers the resolvers used below

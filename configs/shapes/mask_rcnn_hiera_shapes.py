@@ -17,7 +17,12 @@ _CHANNELS = 64
 
 # A trunk of 1 M parameters; an image of 160 px has 10x10 tokens in stage 3.
 model.backbone.bottom_up.trunk.update(
-    embed_dim=32, num_heads=1, stages=(1, 1, 2, 1), window_size=(8, 4, 0, 0), drop_path_rate=0.0
+    embed_dim=32,
+    num_heads=1,
+    stages=(1, 1, 2, 1),
+    window_size=(8, 4, 0, 0),
+    global_attn_blocks=(),
+    drop_path_rate=0.0,
 )
 model.backbone.out_channels = _CHANNELS
 model.proposal_generator.head.update(in_channels=_CHANNELS, conv_dims=[-1])

@@ -1,8 +1,9 @@
 """Weights: reading files, converting every public Hiera to this trunk, loading with a verdict.
 
 sources    one key table per source          convert    state dict -> official names, size, kind
-files      reading and writing, safely       positions  tables between kinds and sizes
-load       a file into a model: everything fits, or an error that names the fix
+files      reading and writing, safely       load       a file into a model: everything fits, or
+                                                        an error that names the fix
+Position tables are fitted by `modeling.positions`.
 """
 
 from .convert import Converted, check_trunk, convert_state

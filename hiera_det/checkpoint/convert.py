@@ -14,8 +14,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from ..modeling.variants import VARIANTS, build_hiera
-from .positions import table_size
+from ..modeling.positions import table_size
+from ..modeling.variants import VARIANTS, build_hiera, variant_names
 from .sources import FOREIGN, SOURCES, Source
 
 __all__ = ["Converted", "check_trunk", "convert_state", "find_source", "listed", "trunk_size"]
@@ -236,7 +236,7 @@ def _fold_layer_scale(state: dict[str, Tensor]) -> None:
 # ---------------------------------------------------------------------------------- recognition
 def _variant(state: Mapping[str, Tensor], source: Source, given: str | None) -> str | None:
     size = trunk_size(state)
-    names = [name for name, v in VARIANTS.items() if (v["embed_dim"], sum(v["stages"])) == size]
+    names = variant_names(*size)
     if given is None:
         return next((n for n in names if n.startswith("sam2_") == source.sam2), None)
     if given not in names:

@@ -4,10 +4,10 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from ..modeling.hiera import PATCH_STRIDE
+from ..modeling.positions import fit_positions, table_size
+from ..modeling.units import PATCH_STRIDE
 from .convert import check_trunk, convert_state
 from .files import newest_checkpoint, read_checkpoint, write_checkpoint
-from .positions import fit_positions, table_size
 
 __all__ = ["convert_file"]
 

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..modeling.hiera import Hiera
-from ..modeling.variants import VARIANTS, build_hiera
+from ..modeling.positions import fit_positions
+from ..modeling.variants import VARIANTS, build_hiera, find_trunk, variant_names
 from .convert import Converted, convert_state, listed, trunk_size
 from .files import CheckpointFile, read_checkpoint
-from .positions import fit_positions
 
 __all__ = ["load_full", "load_init_checkpoint"]
 
@@ -56,7 +56,7 @@ def load_init_checkpoint(
             windows; tensors missing, left over or of other shapes. Then nothing is loaded.
     """
     model = _unwrap(model)
-    prefix, trunk = _find_trunk(model)
+    prefix, trunk = find_trunk(model)
     _check_patterns(model, allow_missing)
     file = read_checkpoint(path)
     try:
@@ -64,7 +64,7 @@ def load_init_checkpoint(
             file.state, variant=file.meta.get("variant"), ignore=allow_unexpected
         )
         if not converted.source.detector:
-            converted = _drop_allowed(trunk, converted, allow_unexpected)
+            converted = _drop_blocks(trunk, converted, allow_unexpected)
         _check_same_network(trunk, converted)
         tables, note = converted.state, ""
         if "pos_embed" in tables:
@@ -128,16 +128,6 @@ def _unwrap(model: nn.Module) -> nn.Module:
     return model.module if isinstance(model, DistributedDataParallel) else model
 
 
-def _find_trunk(model: nn.Module) -> tuple[str, Hiera]:
-    """The one Hiera in a model, and the prefix of its keys ("" if it is the model)."""
-    trunks = [(name, m) for name, m in model.named_modules() if isinstance(m, Hiera)]
-    if len(trunks) != 1:
-        where = ", ".join(name for name, _ in trunks) or "none"
-        raise ValueError(f"the model must have one Hiera trunk; it has {len(trunks)} ({where})")
-    name, trunk = trunks[0]
-    return f"{name}." if name else "", trunk
-
-
 def _check_patterns(model: nn.Module, patterns: Sequence[str]) -> None:
     for pattern in patterns:
         if not any(fnmatchcase(key, pattern) for key in model.state_dict()):
@@ -147,27 +137,34 @@ def _check_patterns(model: nn.Module, patterns: Sequence[str]) -> None:
             )
 
 
-def _drop_allowed(trunk: Hiera, converted: Converted, patterns: Sequence[str]) -> Converted:
-    """Leaves out blocks that the trunk has not, by leave of `patterns`: a stage not built."""
+def _drop_blocks(trunk: Hiera, converted: Converted, patterns: Sequence[str]) -> Converted:
+    """Leaves out blocks that the trunk has not: of stages that no map is taken of, or by leave of
+    `patterns`."""
     own = trunk.state_dict()
     blocks = [k for k in converted.state if k.startswith("blocks.") and k not in own]
-    dropped = [k for k in blocks if _matches(k, patterns)]
+    whole = trunk_size(converted.state) == (trunk.embed_dims[0], trunk.full_depth)
+    removed = range(trunk.depth, trunk.full_depth) if whole else ()
+    dropped = [k for k in blocks if _block(k) in removed or _matches(k, patterns)]
     if not dropped:
         return converted
-    numbers = [int(k.split(".")[1]) for k in dropped]
+    numbers = [_block(k) for k in dropped]
     group = f"blocks {min(numbers)} to {max(numbers)}"
     return replace(
         converted,
         state={k: v for k, v in converted.state.items() if k not in dropped},
-        left_out=converted.left_out | {group: ("allowed by name", dropped)},
+        left_out=converted.left_out | {group: ("not in the model", dropped)},
     )
+
+
+def _block(key: str) -> int:
+    return int(key.split(".")[1])
 
 
 def _check_same_network(trunk: Hiera, converted: Converted) -> None:
     """The file is of the trunk's size and, if of SAM 2, was trained with its attention windows."""
     own = (trunk.embed_dims[0], trunk.depth)
     if trunk_size(converted.state) != own:
-        names = [n for n, v in VARIANTS.items() if (v["embed_dim"], sum(v["stages"])) == own]
+        names = variant_names(trunk.embed_dims[0], trunk.full_depth)
         config = "the config of that size"
         if converted.variant:
             config = f"configs/COCO/mask_rcnn_{converted.variant}.py"

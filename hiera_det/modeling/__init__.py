@@ -6,6 +6,13 @@ Detectron2.
 
 from .classifier import HieraClassifier, build_classifier
 from .hiera import Hiera
-from .variants import VARIANTS, build_hiera
+from .variants import VARIANTS, build_detection_hiera, build_hiera
 
-__all__ = ["VARIANTS", "Hiera", "HieraClassifier", "build_classifier", "build_hiera"]
+__all__ = [
+    "VARIANTS",
+    "Hiera",
+    "HieraClassifier",
+    "build_classifier",
+    "build_detection_hiera",
+    "build_hiera",
+]

@@ -9,7 +9,8 @@ from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from torch import Tensor, nn
 
 from .hiera import Hiera
-from .variants import VARIANTS, build_hiera
+from .units import UNIT_PIXELS
+from .variants import build_detection_hiera
 
 __all__ = [
     "HieraBackbone",
@@ -37,7 +38,8 @@ class HieraBackbone(Backbone):
     ):
         """
         Args:
-            trunk: the network.
+            trunk: the network. Stages after the last of `out_features` are removed from it: they
+                would cost time, and DDP would wait for their gradients.
             out_features: names of the maps to return.
             norm: "LN" for a LayerNorm per output map, "" for none.
             freeze_at: freezes the patch and position embeddings and the blocks of that many
@@ -60,6 +62,8 @@ class HieraBackbone(Backbone):
             raise ValueError(f"out_features={list(out_features)}: choose among {names}")
         if norm not in ("LN", ""):
             raise ValueError(f'norm={norm!r}: "LN" or "" (none)')
+        names = names[: 1 + max(names.index(name) for name in out_features)]
+        trunk.keep_stages(len(names))
         if not 0 <= freeze_at <= len(names):
             raise ValueError(f"freeze_at={freeze_at}: 0 to {len(names)} stages")
         self.trunk = trunk
@@ -94,7 +98,7 @@ class HieraBackbone(Backbone):
     @property
     def size_divisibility(self) -> int:
         """32: one mask unit. Any size works, but a multiple wastes no computation."""
-        return max(self._out_feature_strides.values())
+        return UNIT_PIXELS
 
     @property
     def padding_constraints(self) -> dict[str, int]:
@@ -126,15 +130,15 @@ def add_hiera_config(cfg) -> None:
 
     Then MODEL.BACKBONE.NAME may be "build_hiera_backbone" or "build_hiera_fpn_backbone"; set
     MODEL.FPN.IN_FEATURES to the OUT_FEATURES below. PIXEL_MEAN and PIXEL_STD are the RGB values of
-    the pretraining, so INPUT.FORMAT becomes "RGB".
+    the pretraining, so INPUT.FORMAT becomes "RGB". What is None (or a size of []) is the variant's.
     """
     node = type(cfg)()
     node.VARIANT = "hiera_b"
-    node.WINDOW_SIZE = [8, 4, 16, 8]
-    node.GLOBAL_ATTN_BLOCKS = [12, 16, 20]
+    node.WINDOW_SIZE = None
+    node.GLOBAL_ATTN_BLOCKS = None  # [] for none
     node.POS_EMBED = "absolute_win"
-    node.POS_EMBED_SIZE = [7, 7]
-    node.DROP_PATH_RATE = 0.2
+    node.POS_EMBED_SIZE = None
+    node.DROP_PATH_RATE = None
     node.ACT_CHECKPOINT = False
     node.NORM = "LN"
     node.FREEZE_AT = 0
@@ -150,14 +154,12 @@ def add_hiera_config(cfg) -> None:
 def build_hiera_backbone(cfg, input_shape: ShapeSpec) -> HieraBackbone:
     """From a yacs config with `add_hiera_config`."""
     node = cfg.MODEL.HIERA
-    if node.VARIANT not in VARIANTS:
-        raise ValueError(f"MODEL.HIERA.VARIANT={node.VARIANT!r} is none of {', '.join(VARIANTS)}")
-    trunk = build_hiera(
+    trunk = build_detection_hiera(
         node.VARIANT,
-        window_size=node.WINDOW_SIZE,
+        window_size=node.WINDOW_SIZE or None,
         global_attn_blocks=node.GLOBAL_ATTN_BLOCKS,
         pos_embed=node.POS_EMBED,
-        pos_embed_size=node.POS_EMBED_SIZE,
+        pos_embed_size=node.POS_EMBED_SIZE or None,
         drop_path_rate=node.DROP_PATH_RATE,
         act_checkpoint=node.ACT_CHECKPOINT,
         in_chans=input_shape.channels,

@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .hiera import Hiera
-from .variants import VARIANTS
+from .variants import variant_kwargs
 
 __all__ = ["HieraClassifier", "build_classifier"]
 
@@ -45,5 +45,9 @@ class HieraClassifier(Hiera):
 
 
 def build_classifier(variant: str, num_classes: int = 1000, **kwargs: Any) -> HieraClassifier:
-    """A classifier of a named size; keyword arguments of `Hiera` override the table."""
-    return HieraClassifier(num_classes, **(VARIANTS[variant] | kwargs))
+    """A classifier of a named size; keyword arguments of `Hiera` override the table.
+
+    Raises:
+        ValueError: the name is not in the table.
+    """
+    return HieraClassifier(num_classes, **(variant_kwargs(variant) | kwargs))

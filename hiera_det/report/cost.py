@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from hiera_det.solver.param_groups import find_trunk
+from hiera_det.modeling.variants import find_trunk
 
 __all__ = ["PARTS", "count_macs", "count_parameters", "meta_model", "part_of"]
 

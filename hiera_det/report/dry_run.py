@@ -13,9 +13,10 @@ from torch import nn
 
 from hiera_det.checkpoint import load_init_checkpoint
 from hiera_det.data.check import check_train_and_val
-from hiera_det.modeling.hiera import PATCH_STRIDE, UNIT_SIZE, Hiera
+from hiera_det.modeling.hiera import Hiera
+from hiera_det.modeling.units import UNIT_PIXELS, UNIT_SIZE
+from hiera_det.modeling.variants import find_trunk
 from hiera_det.report.cost import PARTS, count_macs, count_parameters, meta_model, part_of
-from hiera_det.solver.param_groups import find_trunk
 
 __all__ = ["block_table", "check_groups", "dry_run"]
 
@@ -60,11 +61,10 @@ def block_table(trunk: Hiera, image_size: int) -> list[str]:
     Windows are in tokens of the block's input: the first block of a stage still attends in the
     window of the stage before.
     """
-    units = -(-image_size // (UNIT_SIZE * PATCH_STRIDE))
+    units = -(-image_size // UNIT_PIXELS)
     lines = ["block stage   dim heads  tokens    window pool drop path"]
     side = UNIT_SIZE  # tokens on a side of a unit, before the block
     for i, block in enumerate(trunk.blocks):
-        stage = sum(i > end for end in trunk.stage_ends)
         tokens = units * side
         if block.window == 0:
             window = "global"
@@ -72,7 +72,8 @@ def block_table(trunk: Hiera, image_size: int) -> list[str]:
             padded = "+pad" if units % block.window else ""
             window = f"{block.window * side}{padded}"
         lines.append(
-            f"{i:5d} {stage + 1:5d} {trunk.embed_dims[stage]:5d} {block.attn.num_heads:5d} "
+            f"{i:5d} {block.stage + 1:5d} {trunk.embed_dims[block.stage]:5d} "
+            f"{block.attn.num_heads:5d} "
             f"{f'{tokens}²':>7} {window:>9} {'2x2' if block.pool else '':>4} "
             f"{block.drop_path.drop_prob:9.3f}"
         )

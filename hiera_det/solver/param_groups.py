@@ -5,9 +5,9 @@ from typing import Any
 from detectron2.layers.batch_norm import LayerNorm as ChannelLayerNorm
 from torch import nn
 
-from hiera_det.modeling.hiera import Hiera
+from hiera_det.modeling.variants import find_trunk
 
-__all__ = ["find_trunk", "layer_scale", "optimizer_params"]
+__all__ = ["layer_scale", "optimizer_params"]
 
 NORMS = (
     nn.LayerNorm,
@@ -15,21 +15,7 @@ NORMS = (
     nn.modules.batchnorm._NormBase,  # batch and instance norm of any dimension
     ChannelLayerNorm,  # Detectron2's "LN", which is no nn.LayerNorm
 )
-
-
-def find_trunk(model: nn.Module) -> tuple[str, Hiera]:
-    """The one Hiera in a model, and the prefix of its parameters' names.
-
-    Raises:
-        ValueError: there is none, or more than one.
-    """
-    found = [(name, m) for name, m in model.named_modules() if isinstance(m, Hiera)]
-    if len(found) != 1:
-        raise ValueError(
-            f"the model has {len(found)} Hiera trunks, not one: {[n for n, _ in found]}"
-        )
-    name, trunk = found[0]
-    return f"{name}." if name else "", trunk
+DECAYS = ("all but norms", "matrices")
 
 
 def layer_scale(name: str, depth: int, layer_decay: float) -> float:
@@ -57,23 +43,29 @@ def optimizer_params(
     model: nn.Module | None,
     base_lr: float,
     layer_decay: float = 1.0,
+    decay: str = "all but norms",
 ) -> list[dict[str, Any]]:
     """Groups for a torch optimizer: every trainable parameter in exactly one.
 
-    Norms and both position tables take no weight decay; everything else, biases too, takes the
-    optimizer's (ViTDet's recipe, which the Hiera paper follows; there Detectron2's channel
-    LayerNorms decay as well, which is an oversight of its group function).
+    What the trunk's `no_weight_decay()` names (position tables, the mask token of MAE) takes no
+    weight decay. Of the rest `decay` says what takes the optimizer's:
+
+        "all but norms"  biases too: ViTDet's recipe, which the Hiera paper follows for detection
+                         (there Detectron2's channel LayerNorms decay as well, which is an oversight
+                         of its group function)
+        "matrices"       no vectors, so neither norms nor biases: MAE's and its fine-tuning's
 
     Args:
-        model: with one Hiera in it; `cfg.optimizer.params.model = model` sets it.
+        model: a Hiera, or a model with one in it; `cfg.optimizer.params.model = model` sets it.
         base_lr: learning rate of everything outside the trunk.
         layer_decay: factor per layer of the trunk from the last block down; 1 is off.
+        decay: see above.
 
     Returns:
         Dicts of params, lr and, where nothing decays, weight_decay 0; in the order of the model.
 
     Raises:
-        ValueError: no model, no trunk in it, or a layer_decay outside (0, 1].
+        ValueError: no model, no trunk in it, an unknown `decay`, or a layer_decay outside (0, 1].
     """
     if model is None:
         raise ValueError(
@@ -81,6 +73,8 @@ def optimizer_params(
         )
     if not 0 < layer_decay <= 1:
         raise ValueError(f"optimizer.params.layer_decay={layer_decay} must be in (0, 1]")
+    if decay not in DECAYS:
+        raise ValueError(f"optimizer.params.decay={decay!r} is none of {DECAYS}")
     prefix, trunk = find_trunk(model)
     no_decay = {prefix + name for name in trunk.no_weight_decay()}
     groups: dict[tuple[float, bool], dict[str, Any]] = {}
@@ -94,7 +88,10 @@ def optimizer_params(
             lr = base_lr
             if name.startswith(prefix):
                 lr *= layer_scale(name.removeprefix(prefix), trunk.depth, layer_decay)
-            decays = not isinstance(module, NORMS) and name not in no_decay
+            decays = (
+                not isinstance(module, NORMS) if decay == "all but norms" else parameter.ndim > 1
+            )
+            decays = decays and name not in no_decay
             group = groups.setdefault((lr, decays), {"params": [], "lr": lr})
             group["params"].append(parameter)
             if not decays:

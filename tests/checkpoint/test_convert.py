@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from hiera_det.checkpoint.convert import check_trunk, convert_state
-from hiera_det.checkpoint.positions import table_size
-from hiera_det.modeling.hiera import Hiera, units_to_map
+from hiera_det.modeling.hiera import Hiera
+from hiera_det.modeling.positions import table_size
+from hiera_det.modeling.units import units_to_map
 from hiera_det.modeling.variants import VARIANTS, build_hiera
 
 EXACT = dict(rtol=0, atol=1e-6)

@@ -204,7 +204,7 @@ def test_a_pattern_that_matches_nothing_is_a_slip(tmp_path):
 def test_other_networks_and_models_without_a_trunk(tmp_path):
     path = save({"layer1.0.conv1.weight": torch.zeros(1)}, tmp_path / "resnet.pth", "model")
     refused(detector(), path, "a ResNet")
-    with pytest.raises(ValueError, match="must have one Hiera trunk; it has 0"):
+    with pytest.raises(ValueError, match="has 0 Hiera trunks, not one"):
         load_init_checkpoint(nn.Linear(1, 1), path)
 
 
@@ -274,6 +274,25 @@ def test_blocks_left_out_by_name(at, tmp_path):
     trunk = getattr(model.backbone, at).trunk.state_dict()
     for key in trunk.keys() - {"pos_embed", "pos_embed_window"}:
         assert_close(trunk[key], state[key], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("stages, last", [(3, "7 to 7 (14)"), (2, "3 to 7 (64)")])
+def test_stages_that_no_map_is_taken_of_are_left_out(stages, last, tmp_path):
+    """Without leave: the trunk knows that it had them."""
+    state = official_mae()
+    path = save(state, tmp_path / "mae.pth")
+    trunk = Hiera(**SMALL, pos_embed="absolute_win")
+    trunk.keep_stages(stages)
+    verdict = load_init_checkpoint(detector(trunk), path)
+    total = len(trunk.state_dict())
+    assert verdict.startswith(f"backbone {total}/{total} tensors from embed_dim 16, ")
+    assert verdict.endswith(f"left out: encoder_norm (1), decoder (2), blocks {last}")
+    for key in trunk.state_dict().keys() - {"pos_embed", "pos_embed_window"}:
+        assert_close(trunk.state_dict()[key], state[key], rtol=0, atol=0)
+    other = save(official_mae(stages=(1, 2, 7, 2)), tmp_path / "other.pth")
+    refused(detector(trunk), other, "this is embed_dim 16, 12 blocks")
+    del state["blocks.1.norm1.bias"]
+    refused(detector(trunk), save(state, tmp_path / "hole.pth"), "blocks.1.norm1.bias")
 
 
 def test_leave_covers_nothing_else(tmp_path):

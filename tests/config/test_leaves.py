@@ -7,10 +7,10 @@ from detectron2.structures import Boxes, Instances, PolygonMasks
 from detectron2.utils.events import EventStorage
 
 from hiera_det.config import config_root
+from hiera_det.modeling.variants import find_trunk
 from hiera_det.report.cost import count_parameters, meta_model
 from hiera_det.report.dry_run import check_groups
 from hiera_det.solver import iterations
-from hiera_det.solver.param_groups import find_trunk
 
 ROOT = config_root()
 

@@ -1,5 +1,9 @@
 """HieraBackbone's contract with Detectron2, and the whole detector's step."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from detectron2.config import instantiate
@@ -12,6 +16,7 @@ from torch.testing import assert_close
 from hiera_det.config import load_config
 from hiera_det.modeling import VARIANTS, Hiera
 from hiera_det.modeling.backbone import HieraBackbone, add_hiera_config
+from hiera_det.modeling.variants import build_detection_hiera
 
 TINY = dict(
     embed_dim=8,
@@ -42,7 +47,7 @@ def test_output_norm_is_a_layernorm_over_channels():
     for x, y in zip(raw, backbone(images).values(), strict=True):
         mean, var = x.mean(1, keepdim=True), x.var(1, keepdim=True, unbiased=False)
         assert_close(y, (x - mean) / (var + 1e-6).sqrt())
-    bare = HieraBackbone(backbone.trunk, norm="")
+    bare = HieraBackbone(backbone.trunk, norm="")  # the same trunk, whole
     assert not list(bare.out_norms) and not any("out_norms" in k for k in bare.state_dict())
 
 
@@ -78,6 +83,63 @@ def test_pretraining_strides_are_refused():
         HieraBackbone(trunk)
 
 
+@pytest.mark.parametrize(
+    "out_features, blocks", [(["scale2"], 1), (["scale4", "scale2"], 4), (["scale5"], 5)]
+)
+def test_stages_after_the_last_wanted_are_not_there(out_features, blocks):
+    """Nothing is computed that nobody takes: every parameter gets a gradient."""
+    torch.manual_seed(0)
+    trunk = Hiera(**TINY)
+    images = torch.randn(1, 3, 64, 96)
+    expected = dict(zip(NAMES, trunk(images), strict=True))
+    backbone = HieraBackbone(trunk, out_features, norm="")
+    assert len(backbone.trunk.blocks) == blocks
+    maps = backbone(images)
+    for name in out_features:
+        assert_close(maps[name], expected[name], rtol=0, atol=0)
+    sum(x.square().mean() for x in maps.values()).backward()
+    assert all(p.grad is not None for p in backbone.parameters())
+    assert backbone.size_divisibility == 32
+
+
+def test_freezing_no_more_stages_than_there_are():
+    with pytest.raises(ValueError, match="freeze_at=3: 0 to 2 stages"):
+        HieraBackbone(Hiera(**TINY), ["scale3"], freeze_at=3)
+
+
+DDP_STEP = """
+import os, sys
+sys.path[:0] = [p for p in os.environ["PYTHONPATH"].split(":")]
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+from hiera_det.modeling import Hiera
+from hiera_det.modeling.backbone import HieraBackbone
+
+dist.init_process_group("gloo")
+torch.manual_seed(0)
+trunk = Hiera(embed_dim=8, stages=(1, 1, 2, 1), pos_embed="absolute_win")
+model = DistributedDataParallel(HieraBackbone(trunk, ["scale4"]))
+optimizer = torch.optim.SGD(model.parameters(), 0.1)
+for _ in range(2):  # the second forward of DDP dies where a parameter had no gradient
+    optimizer.zero_grad()
+    model(torch.randn(1, 3, 64, 64))["scale4"].square().mean().backward()
+    optimizer.step()
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_ddp_waits_for_no_gradient_of_a_stage_that_is_not_taken(tmp_path):
+    (tmp_path / "step.py").write_text(DDP_STEP)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    done = subprocess.run(
+        [*command, str(tmp_path / "step.py")], env=env, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_registered_for_yacs():
     assert "build_hiera_backbone" in BACKBONE_REGISTRY
     assert "build_hiera_fpn_backbone" in BACKBONE_REGISTRY
@@ -102,12 +164,23 @@ def test_yacs_config_builds():
         }
     )
     add_hiera_config(cfg)
-    cfg.MODEL.HIERA.VARIANT = "hiera_t"
-    cfg.MODEL.HIERA.GLOBAL_ATTN_BLOCKS = [5, 7, 9]
+    build = BACKBONE_REGISTRY.get("build_hiera_fpn_backbone")
     with torch.device("meta"):
-        fpn = BACKBONE_REGISTRY.get("build_hiera_fpn_backbone")(cfg, ShapeSpec(channels=3))
+        fpn = build(cfg, ShapeSpec(channels=3))
     assert isinstance(fpn, FPN) and cfg.INPUT.FORMAT == "RGB"
     assert [s.stride for s in fpn.output_shape().values()] == [4, 8, 16, 32, 64]
+    for variant in ("hiera_b", "hiera_t", "sam2_hiera_bplus"):  # and all that it brings
+        cfg.MODEL.HIERA.VARIANT = variant
+        with torch.device("meta"):
+            trunk = build(cfg, ShapeSpec(channels=3)).bottom_up.trunk
+            expected = build_detection_hiera(variant)
+        assert [b.window for b in trunk.blocks] == [b.window for b in expected.blocks]
+        assert trunk.pos_embed_size == expected.pos_embed_size
+        assert trunk.drop_path_rate == expected.drop_path_rate
+    cfg.MODEL.HIERA.update(WINDOW_SIZE=[], POS_EMBED_SIZE=[], GLOBAL_ATTN_BLOCKS=[])
+    with torch.device("meta"):
+        trunk = build(cfg, ShapeSpec(channels=3)).bottom_up.trunk
+    assert trunk.pos_embed_size == (14, 14) and all(block.window for block in trunk.blocks)
     cfg.MODEL.HIERA.VARIANT = "hiera_xl"
     with pytest.raises(ValueError, match="hiera_xl"):
         BACKBONE_REGISTRY.get("build_hiera_backbone")(cfg, ShapeSpec(channels=3))

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from hiera_det.modeling.classifier import build_classifier
-from hiera_det.modeling.hiera import Hiera, regroup, units_order, units_to_map
+from hiera_det.modeling.classifier import HieraClassifier, build_classifier
+from hiera_det.modeling.hiera import Hiera
+from hiera_det.modeling.units import units_to_map
 from hiera_det.modeling.variants import VARIANTS, build_hiera
 
 OFFICIAL = {
@@ -139,7 +140,7 @@ def images_masked(images, keep_mask):
     "variant, size",
     [
         pytest.param("sam2_hiera_t", 896, marks=pytest.mark.slow),
-        ("sam2_hiera_t", 1024),
+        pytest.param("sam2_hiera_t", 1024, marks=pytest.mark.slow),
         pytest.param("sam2_hiera_s", 896, marks=pytest.mark.slow),
         pytest.param("sam2_hiera_bplus", 896, marks=pytest.mark.slow),
         pytest.param("sam2_hiera_l", 1024, marks=pytest.mark.slow),
@@ -215,27 +216,6 @@ def test_macs(variant):
 
 
 # --------------------------------------------------------------------------- own behaviour
-@pytest.mark.parametrize("grid", [(1, 1), (2, 3)])
-def test_units_order_is_z_order_and_inverts(grid):
-    uh, uw = grid
-    raster = torch.arange(uh * 8 * uw * 8).reshape(1, uh * 8, uw * 8, 1)
-    units = units_order(raster)
-    first = units[0, 0, :, 0]
-    assert first[:8].tolist() == [0, 1, uw * 8, uw * 8 + 1, 2, 3, uw * 8 + 2, uw * 8 + 3]
-    assert_close(units_to_map(units, grid)[0, 0], raster[0, :, :, 0])
-    pooled = units.unflatten(2, (16, 4)).amax(3)  # four neighbours are one 2x2 window
-    expected = torch.nn.functional.max_pool2d(raster.permute(0, 3, 1, 2).float(), 2)
-    assert_close(units_to_map(pooled, grid).float(), expected)
-
-
-def test_regroup_there_and_back():
-    x = torch.randn(2, 6 * 4, 4, 3)
-    grouped = regroup(x, (6, 4), 1, 2)
-    assert grouped.shape == (2, 6, 16, 3)
-    assert_close(grouped[0, 0], x[0, [0, 1, 4, 5]].flatten(0, 1))
-    assert_close(regroup(grouped, (6, 4), 2, 1), x)
-
-
 @pytest.mark.parametrize("kind", ["absolute", "absolute_win"])
 @pytest.mark.parametrize("size", [(224, 224), (64, 160), (100, 33), (1, 1)])
 def test_any_size_gives_maps_of_the_stride(kind, size):
@@ -319,16 +299,53 @@ def test_no_weight_decay_names_exist():
         assert "pos_embed" in names and names <= set(dict(model.named_parameters()))
 
 
-def test_init_leaves_nothing_unset():
-    with torch.device("meta"):
-        model = Hiera(**TINY, pos_embed="absolute_win")
-    assert {n for n, _ in model.named_parameters() if "pos_embed" in n} == model.no_weight_decay()
+@pytest.mark.parametrize("make", [Hiera, HieraClassifier])
+def test_initial_weights_are_distributed_as_the_official(make):
+    torch.manual_seed(0)
+    peer = dict(official_model("hiera_tiny_224").named_parameters())
+    ours = make(**VARIANTS["hiera_t"])
+    for name, p in ours.named_parameters():
+        expected = peer[name].double()
+        if expected.unique().numel() == 1:
+            assert_close(p.data, peer[name].data, msg=name)
+        else:
+            n = expected.numel()
+            bound = 6 * expected.std() / n**0.5  # six standard errors
+            assert abs(p.double().mean() - expected.mean()) < 1.5 * bound, name
+            assert abs(p.double().std() - expected.std()) < 1.5 * bound, name
+    bias = ours.patch_embed.proj.bias.data  # PyTorch's: uniform within 1 / sqrt(3 * 7 * 7)
+    assert bias.abs().max() <= 147**-0.5 and bias.min() < -0.05 and bias.max() > 0.05
+
+
+def test_every_parameter_is_initialised_in_its_range():
     model = Hiera(**TINY, pos_embed="absolute_win")
     for name, p in model.named_parameters():
-        if name.endswith("bias"):
+        if name == "patch_embed.proj.bias":
+            assert p.abs().max() <= 147**-0.5 and p.std() > 0.02
+        elif name.endswith("bias"):
             assert_close(p.data, torch.full_like(p, 0.02), msg=name)
         elif "norm" not in name:
             assert 0.015 < p.std() < 0.025, name
+
+
+def test_stages_that_are_removed_leave_the_others_as_they_are():
+    torch.manual_seed(0)
+    model = Hiera(**TINY, window_size=(8, 4, 4, 2), drop_path_rate=0.5).eval()
+    images = torch.randn(1, 3, 64, 96)
+    expected = model(images)[:3]
+    model.keep_stages(3)
+    for got, want in zip(model(images), expected, strict=True):
+        assert_close(got, want, rtol=0, atol=0)
+    assert (model.depth, model.full_depth, len(model.blocks)) == (5, 6, 5)
+    assert (model.strides, model.embed_dims) == ([4, 8, 16], [8, 16, 32])
+    rates = [block.drop_path.drop_prob for block in model.blocks]
+    assert_close(torch.tensor(rates), torch.linspace(0, 0.5, 5))
+
+
+def test_blocks_know_their_stage_and_lag_one_block_behind_in_windows():
+    model = Hiera(**TINY, window_size=(8, 8, 12, 7))
+    assert [block.stage for block in model.blocks] == [0, 1, 1, 2, 2, 3]
+    assert [block.window for block in model.blocks] == [1, 1, 2, 2, 6, 6]
 
 
 @pytest.mark.parametrize(
@@ -336,7 +353,16 @@ def test_init_leaves_nothing_unset():
     [
         (dict(window_size=(8, 4, 14)), "one entry per stage"),
         (dict(window_size=(8, 4, 7, 7)), "multiple of the mask unit's side"),
-        (dict(global_attn_blocks=(12, 16, 20)), "blocks 0 to 5"),
+        (dict(global_attn_blocks=(12, 16, 20)), "12, 16, 20.*blocks 4 to 5 may"),
+        (dict(global_attn_blocks=(0,)), "blocks 4 to 5 may"),
+        (dict(global_attn_blocks=(4, 3)), "the first of stage 3 may not"),
+        (dict(global_attn_blocks=(-1,)), "blocks 4 to 5 may"),
+        (dict(drop_path_rate=1.0), r"drop_path_rate=1.0 must be in \[0, 1\)"),
+        (dict(drop_path_rate=-0.1), "drop_path_rate=-0.1"),
+        (dict(drop_path_rate=float("nan")), "drop_path_rate=nan"),
+        (dict(num_heads=3), "num_heads=3 does not divide the 8 channels"),
+        (dict(num_heads=0), "num_heads=0 does not divide"),
+        (dict(window_size=(8, 4, -2, 7)), "multiple of the mask unit's side"),
         (dict(pos_embed="sincos"), "sincos"),
         (dict(q_pool=4), "q_pool=4"),
         (dict(act_checkpoint=[True]), "one entry per stage"),
@@ -345,25 +371,6 @@ def test_init_leaves_nothing_unset():
 def test_impossible_arguments_are_named(kwargs, text):
     with pytest.raises(ValueError, match=text):
         Hiera(**(TINY | kwargs))
-
-
-def test_unknown_variant_is_named():
-    with pytest.raises(ValueError, match="hiera_x.*hiera_bplus"):
-        build_hiera("hiera_x")
-
-
-@pytest.mark.parametrize(
-    "keep_mask, text",
-    [
-        (torch.ones(2, 48, dtype=torch.bool), "shape \\(2, 49\\)"),
-        (torch.ones(2, 49), "float32"),
-        (torch.zeros(2, 49, dtype=torch.bool), "at least 1"),
-        (torch.arange(98).reshape(2, 49) < 60, "same number"),
-    ],
-)
-def test_bad_keep_masks_are_refused(keep_mask, text):
-    with pytest.raises(ValueError, match=text):
-        Hiera(**TINY).forward_units(torch.zeros(2, 3, 224, 224), keep_mask)
 
 
 def test_keep_mask_with_windows_is_refused():
@@ -377,7 +384,7 @@ def test_import_is_torch_only_and_silent():
     import sys
 
     code = (
-        "import sys, hiera_det.modeling.hiera; "
+        "import sys, hiera_det.modeling.hiera, hiera_det.modeling.variants; "
         "print([m for m in ('detectron2', 'fvcore', 'timm', 'cv2') if m in sys.modules])"
     )
     out = subprocess.run(

@@ -21,7 +21,6 @@ from hiera_det.cli import pretrain as train_mae
 from hiera_det.config import load_config
 from hiera_det.engine import Trainer
 from pretrain.mae import MaskedAutoencoderHiera, build_mae
-from pretrain.optim import param_groups
 from pretrain.pictures import reconstruct
 from pretrain.weights import load_mae_checkpoint
 
@@ -309,29 +308,6 @@ def test_learning_rate_and_schedule_follow_the_batch():
     cfg = load_config(path, ["dataloader.train.total_batch_size=512"])
     assert cfg.optimizer.lr == pytest.approx(1e-4)
     assert cfg.lr_multiplier.warmup_iters == round(40 * 1_281_167 / 512)
-
-
-def test_param_groups_are_disjoint_complete_and_decay_matrices_alone():
-    model = small(pos_embed="absolute_win")
-    groups = param_groups(model, lr=1.0, weight_decay=0.05)
-    names = {id(p): name for name, p in model.named_parameters()}
-    decayed, others = (
-        {names[id(p)] for g in groups if bool(g["weight_decay"]) == decays for p in g["params"]}
-        for decays in (True, False)
-    )
-    assert decayed | others == set(names.values()) and not decayed & others
-    assert others >= {"pos_embed", "pos_embed_window", "mask_token", "decoder_pos_embed"}
-    assert all(name.endswith("weight") for name in decayed)
-
-
-def test_layer_decay_rises_along_the_depth():
-    model = small()
-    groups = param_groups(model, lr=1.0, weight_decay=0.05, layer_decay=0.5)
-    rate = {id(p): g["lr"] for g in groups for p in g["params"]}
-    named = dict(model.named_parameters())
-    order = ["pos_embed", *(f"blocks.{k}.norm1.weight" for k in range(4)), "encoder_norm.weight"]
-    assert [rate[id(named[name])] for name in order] == [0.5**k for k in (5, 4, 3, 2, 1, 0)]
-    assert rate[id(model.patch_embed.proj.weight)] == 0.5**5
 
 
 # ------------------------------------------------------------------------------------- commands

@@ -9,10 +9,11 @@ from torch import nn
 
 from hiera_det.config import load_config
 from hiera_det.modeling.hiera import Hiera
-from hiera_det.modeling.variants import VARIANTS
+from hiera_det.modeling.variants import VARIANTS, find_trunk
 from hiera_det.report.dry_run import check_groups
 from hiera_det.solver import optimizer_params
-from hiera_det.solver.param_groups import find_trunk, layer_scale
+from hiera_det.solver.param_groups import layer_scale
+from pretrain.mae import MaskedAutoencoderHiera
 
 SMALL = dict(embed_dim=16, stages=(1, 2, 2, 1))
 NORMALIZED = ("norm", "norm1", "norm2")
@@ -61,6 +62,58 @@ def test_norms_of_any_kind(kind):
         assert group_of(groups, parameter)["weight_decay"] == 0.0
     assert "weight_decay" not in group_of(groups, model["head"].bias)
     check_groups(model, groups, 1.0)
+
+
+# ------------------------------------------------------------------------------- "matrices"
+def autoencoder(**kwargs):
+    return MaskedAutoencoderHiera(
+        embed_dim=16,
+        stages=(1, 1, 1, 1),
+        input_size=(64, 64),
+        decoder_embed_dim=16,
+        decoder_depth=1,
+        decoder_num_heads=2,
+        **kwargs,
+    )
+
+
+@pytest.mark.parametrize("layer_decay", [1.0, 0.5])
+@pytest.mark.parametrize("kind", ["absolute", "absolute_win"])
+def test_matrices_alone_decay_in_pretraining(kind, layer_decay):
+    """Groups, and the order in each, of 0.2.0: whose optimizer states shall resume."""
+    model = autoencoder(pos_embed=kind)
+    tables = {"pos_embed", "pos_embed_window", "mask_token", "decoder_pos_embed"}
+    expected: dict = {}
+    for name, parameter in model.named_parameters():
+        decays = parameter.ndim > 1 and name not in tables
+        key = (0.3 * layer_scale(name, model.depth, layer_decay), 0.05 if decays else 0.0)
+        expected.setdefault(key, []).append(parameter)
+    groups = optimizer_params(model, 0.3, layer_decay, decay="matrices")
+    groups = torch.optim.AdamW(groups, weight_decay=0.05).param_groups
+    assert [(g["lr"], g["weight_decay"]) for g in groups] == list(expected)
+    for group, parameters in zip(groups, expected.values(), strict=True):
+        assert [id(p) for p in group["params"]] == [id(p) for p in parameters]
+    names = {id(p): name for name, p in model.named_parameters()}
+    still = {names[id(p)] for g in groups if g["weight_decay"] == 0 for p in g["params"]}
+    assert set(names.values()) - still == {
+        name for name in names.values() if name.endswith("weight") and "norm" not in name
+    }
+    check_groups(model, groups, 0.3)
+
+
+def test_layer_decay_rises_along_the_depth():
+    model = autoencoder()
+    groups = optimizer_params(model, 1.0, 0.5, decay="matrices")
+    named = dict(model.named_parameters())
+    order = ["pos_embed", *(f"blocks.{k}.norm1.weight" for k in range(4)), "encoder_norm.weight"]
+    rates = [group_of(groups, named[name])["lr"] for name in order]
+    assert rates == [0.5**k for k in (5, 4, 3, 2, 1, 0)]
+    assert group_of(groups, model.patch_embed.proj.weight)["lr"] == 0.5**5
+
+
+def test_an_unknown_rule_of_decay_is_named():
+    with pytest.raises(ValueError, match="optimizer.params.decay='biases' is none of"):
+        optimizer_params(Hiera(**SMALL), 1.0, decay="biases")
 
 
 @pytest.mark.parametrize(

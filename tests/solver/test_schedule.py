@@ -5,7 +5,7 @@ from detectron2.solver import WarmupParamScheduler
 from fvcore.common.param_scheduler import MultiStepParamScheduler
 
 from hiera_det.config import load_config
-from hiera_det.solver import iterations, warmup_multistep
+from hiera_det.solver import iterations, linear_lr, warmup_multistep
 from hiera_det.solver.schedule import warmup_cosine
 
 
@@ -14,6 +14,44 @@ def test_iterations_of_vitdet():
     assert iterations(100, 118_000, 64) == 184_375
     assert iterations(36, 118_000, 64) == 66_375
     assert iterations(0.001, 100, 64) == 1
+
+
+@pytest.mark.parametrize(
+    "epochs, images, batch_size, key",
+    [
+        (-1, 100, 4, "train.epochs"),
+        (float("nan"), 100, 4, "train.epochs"),
+        (float("inf"), 100, 4, "train.epochs"),
+        (1, 0, 4, "train.epoch_images=0"),
+        (1, 100, 0, "dataloader.train.total_batch_size=0"),
+        (1, 100, -4, "dataloader.train.total_batch_size=-4"),
+    ],
+)
+def test_no_iterations_of_nothing(epochs, images, batch_size, key):
+    with pytest.raises(ValueError, match=key):
+        iterations(epochs, images, batch_size)
+
+
+@pytest.mark.parametrize(
+    "override, key",
+    [
+        ("train.epochs=-1", "train.epochs"),
+        ("dataloader.train.total_batch_size=0", "dataloader.train.total_batch_size=0"),
+    ],
+)
+def test_a_config_names_the_key(override, key):
+    with pytest.raises(ValueError, match=key):
+        load_config("COCO/mask_rcnn_hiera_b", [override]).train.max_iter  # noqa: B018
+
+
+def test_a_warmup_of_no_epochs_is_the_shortest():
+    assert iterations(0, 100, 4) == 1
+
+
+def test_linear_lr():
+    assert linear_lr(8e-4, 512, 4096) == pytest.approx(1e-4)
+    with pytest.raises(ValueError, match="dataloader.train.total_batch_size=0"):
+        linear_lr(8e-4, 0, 4096)
 
 
 def test_warmup_multistep_equals_vitdets_schedule():

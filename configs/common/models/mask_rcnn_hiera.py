@@ -8,7 +8,6 @@ from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.matcher import Matcher
-from detectron2.modeling.poolers import ROIPooler
 from detectron2.modeling.proposal_generator import RPN, StandardRPNHead
 from detectron2.modeling.roi_heads import (
     FastRCNNConvFCHead,
@@ -18,20 +17,21 @@ from detectron2.modeling.roi_heads import (
 )
 
 from hiera_det.modeling.backbone import HieraBackbone
-from hiera_det.modeling.variants import build_hiera
+from hiera_det.modeling.poolers import Float32ROIPooler
+from hiera_det.modeling.variants import build_detection_hiera
 
 _POOLER = dict(scales=(1 / 4, 1 / 8, 1 / 16, 1 / 32), sampling_ratio=0, pooler_type="ROIAlignV2")
 
 model = L(GeneralizedRCNN)(
     backbone=L(FPN)(
         bottom_up=L(HieraBackbone)(
-            trunk=L(build_hiera)(
+            trunk=L(build_detection_hiera)(
                 variant="hiera_b",
-                window_size=(8, 4, 16, 8),
-                global_attn_blocks=(),
+                window_size=None,  # None is the variant's, here and below
+                global_attn_blocks=None,
                 pos_embed="absolute_win",
-                pos_embed_size=(7, 7),
-                drop_path_rate=0.2,
+                pos_embed_size=None,
+                drop_path_rate=None,
                 act_checkpoint=False,
             ),
             out_features=["scale2", "scale3", "scale4", "scale5"],
@@ -71,7 +71,7 @@ model = L(GeneralizedRCNN)(
             thresholds=[0.5], labels=[0, 1], allow_low_quality_matches=False
         ),
         box_in_features=["p2", "p3", "p4", "p5"],
-        box_pooler=L(ROIPooler)(output_size=7, **_POOLER),
+        box_pooler=L(Float32ROIPooler)(output_size=7, **_POOLER),
         box_head=L(FastRCNNConvFCHead)(
             input_shape=ShapeSpec(channels=256, height=7, width=7),
             conv_dims=[256, 256, 256, 256],
@@ -85,7 +85,7 @@ model = L(GeneralizedRCNN)(
             num_classes="${..num_classes}",
         ),
         mask_in_features=["p2", "p3", "p4", "p5"],
-        mask_pooler=L(ROIPooler)(output_size=14, **_POOLER),
+        mask_pooler=L(Float32ROIPooler)(output_size=14, **_POOLER),
         mask_head=L(MaskRCNNConvUpsampleHead)(
             input_shape=ShapeSpec(channels=256, width=14, height=14),
             num_classes="${..num_classes}",

@@ -3,8 +3,7 @@
 import torch
 from detectron2.config import LazyCall as L
 
-from hiera_det.solver.schedule import warmup_cosine
-from pretrain.optim import param_groups
+from hiera_det.solver import optimizer_params, warmup_cosine
 
 train = dict(
     output_dir="./output",
@@ -25,11 +24,11 @@ train = dict(
 )
 
 optimizer = L(torch.optim.AdamW)(
-    params=L(param_groups)(
-        # params.model is set to the model before the optimizer is built
-        lr="${..lr}",
-        weight_decay="${..weight_decay}",
+    params=L(optimizer_params)(
+        model=None,  # set to the model before the optimizer is built
+        base_lr="${..lr}",
         layer_decay=1.0,
+        decay="matrices",
     ),
     lr=1e-3,
     betas=(0.9, 0.999),

@@ -1,21 +1,35 @@
 """Position tables: what is exact is exact, and the trunk agrees."""
 
+import importlib.util
+from pathlib import Path
+
 import pytest
 import torch
+from torch.nn import functional as F
 from torch.testing import assert_close
 
-from hiera_det.checkpoint.positions import (
+from hiera_det.modeling.hiera import Hiera
+from hiera_det.modeling.positions import (
     absolute_to_window,
     fit_positions,
     resize_absolute,
-    table_errors,
     table_size,
     window_to_absolute,
 )
-from hiera_det.modeling.hiera import Hiera
+from hiera_det.modeling.units import units_to_map
 
 SMALL = dict(embed_dim=8, num_heads=1, stages=(1, 1, 1, 1))
 EXACT = dict(rtol=0, atol=1e-12)
+
+
+@pytest.fixture(scope="module")
+def table_errors():
+    """Of benchmarks/positions.py, which makes the figures of docs/position_embeddings.md."""
+    path = Path(__file__).parents[2] / "benchmarks" / "positions.py"
+    spec = importlib.util.spec_from_file_location("benchmark_positions", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.table_errors
 
 
 def randn(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -31,6 +45,28 @@ def positions(kind: str, size: tuple[int, int], state: dict, grid: tuple[int, in
     trunk = Hiera(**SMALL, pos_embed=kind, pos_embed_size=size).double()
     trunk.load_state_dict(state)
     return trunk.position_units(grid)
+
+
+@pytest.mark.parametrize("grid", [(7, 7), (2, 3)])
+def test_the_trunk_adds_background_and_tiled_window(grid):
+    """arXiv 2311.05613, in PyTorch's words, over the raster of tokens."""
+    state = trunk_state("absolute_win", (7, 7))
+    size = (8 * grid[0], 8 * grid[1])
+    options = dict(mode="bicubic", align_corners=False)
+    expected = F.interpolate(state["pos_embed"], size=size, **options)
+    expected = expected + state["pos_embed_window"].tile(1, 1, *grid)
+    units = positions("absolute_win", (7, 7), state, grid)
+    assert_close(units_to_map(units, grid), expected, **EXACT)
+
+
+@pytest.mark.parametrize("grid", [(2, 3), (3, 2), (4, 4)])
+def test_the_trunk_interpolates_an_absolute_table_as_a_whole(grid):
+    state = trunk_state("absolute", (16, 24))
+    maps = state["pos_embed"].transpose(1, 2).unflatten(2, (16, 24))
+    size = (8 * grid[0], 8 * grid[1])
+    expected = F.interpolate(maps, size=size, mode="bicubic", align_corners=False)
+    units = positions("absolute", (16, 24), state, grid)
+    assert_close(units_to_map(units, grid), expected, **EXACT)
 
 
 @pytest.mark.parametrize("grid", [(7, 7), (2, 3)])
@@ -113,11 +149,13 @@ def test_bad_tables_are_errors():
         ("absolute_win", 14, (0.0, 0.070)),
     ],
 )
-def test_plain_interpolation_loses_the_windows_and_conversion_keeps_them(method, cells, expected):
+def test_plain_interpolation_loses_the_windows_and_conversion_keeps_them(
+    table_errors, method, cells, expected
+):
     assert_close(table_errors(method, 256, cells), expected, rtol=0, atol=6e-4)
 
 
-def test_nothing_happens_to_a_table_at_its_own_size():
+def test_nothing_happens_to_a_table_at_its_own_size(table_errors):
     for method in ("interpolate", "keep_windows"):
         assert_close(table_errors(method, 56), (0.0, 0.0), **EXACT)
     with pytest.raises(ValueError, match="method='nearest'"):
