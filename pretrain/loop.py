@@ -16,9 +16,9 @@ from torch.utils.data import Dataset
 
 from hiera_det import engine
 from hiera_det.config import find_config, load_config
+from hiera_det.data.loaders import split_batch
 from hiera_det.report.curves import plot_metrics
 
-from .data import split_batch
 from .trainer import AccumulatingTrainer, RunFacts
 
 __all__ = ["ddp_options", "fit", "prepare"]
@@ -111,8 +111,8 @@ def fit(
     elif train.init_checkpoint:
         load_init(train.init_checkpoint)
     cfg.optimizer.params.model = model
-    data.dataset, data.seed, data.start_iter = dataset, seed, start_iter
     batch, world_size = data.total_batch_size, comm.get_world_size()
+    data.dataset, data.seed, data.start = dataset, seed, start_iter * (batch // world_size)
     at_once, num_steps = split_batch(batch, world_size, data.images_per_process)
     trainer = AccumulatingTrainer(
         create_ddp_model(model, **ddp_options(cfg)),

@@ -72,10 +72,13 @@ def do_train(cfg, resume: bool) -> None:
         )
     cfg.optimizer.params.model = model
     optimizer = instantiate(cfg.optimizer)
+    batch_size = cfg.dataloader.train.total_batch_size // comm.get_world_size()
     ddp = dict(cfg.train.ddp) | ({"device_ids": None} if cfg.train.device == "cpu" else {})
     trainer = engine.Trainer(
         create_ddp_model(model, **ddp),
-        engine.build_train_loader(cfg, seed, start_iter),
+        engine.build_train_loader(
+            cfg, seed=seed, start=start_iter * batch_size, batch_size=batch_size
+        ),
         optimizer,
         precision=cfg.train.amp.precision if cfg.train.amp.enabled else None,
         clip_grad_norm=cfg.train.clip_grad_norm,
