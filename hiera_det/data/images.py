@@ -192,9 +192,7 @@ def _deep_pixels(image: Image.Image, file: IO[bytes]) -> np.ndarray:
         pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
     if pixels is None:
         raise ValueError(f"OpenCV cannot decode {image.format} of mode {image.mode} and 16 bits")
-    if pixels.ndim == 2 or image.mode == "LA":
-        return pixels.reshape(*pixels.shape[:2], -1)[:, :, 0]  # (H, W[, C]) -> (H, W)
-    return pixels[:, :, 2::-1]  # BGR or BGRA
+    return pixels if pixels.ndim == 2 else pixels[:, :, 2::-1]  # BGR or BGRA
 
 
 def _scaled(
