@@ -12,7 +12,7 @@ from detectron2.data.datasets import register_coco_instances
 from detectron2.utils import comm
 from omegaconf import OmegaConf
 from PIL import Image
-from torch.utils.data import IterableDataset
+from torch.utils.data import IterableDataset, Sampler
 
 from hiera_det.config import load_config
 from hiera_det.data import loaders
@@ -168,15 +168,19 @@ def test_config_without_the_key_is_not_grouped(mixed):
 def test_sampler_of_the_config_is_kept(mixed, caplog):
     caplog.set_level(logging.WARNING)
     cfg = config(mixed)
-    cfg.dataloader.train.sampler = {"_target_": f"{__name__}.backwards", "size": len(SIZES)}
+    cfg.dataloader.train.sampler = {"_target_": f"{__name__}.Backwards", "size": len(SIZES)}
     assert [s["image_id"] for s in batches(cfg, 0, 1)[0]] == [6, 5, 4]
     assert not caplog.records
     batches(cfg, 3, 1)
     assert "starts afresh" in caplog.text
 
 
-def backwards(size: int) -> list[int]:
-    return list(range(size))[::-1]
+class Backwards(Sampler):
+    def __init__(self, size: int):
+        self.size = size
+
+    def __iter__(self):
+        yield from range(self.size)[::-1]
 
 
 class Counting(IterableDataset):
