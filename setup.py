@@ -1,4 +1,4 @@
-"""Packages `hiera_det` and `pretrain`; the configs travel inside `hiera_det.configs`.
+"""Packages `hiera_det` and `pretrain`; configs and benchmarks travel inside `hiera_det`.
 
 `detectron2` is not among the requirements on purpose: no package index has the name, so anyone
 could take it. It is installed beside, from ./detectron2_lite or from Detectron2's own sources.
@@ -11,9 +11,10 @@ from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"', (ROOT / "hiera_det/__init__.py").read_text(), re.M)
-CONFIGS = {
+INSIDE = {  # hiera_det.configs.COCO: configs/COCO
     ".".join(["hiera_det", *folder.relative_to(ROOT).parts]): str(folder.relative_to(ROOT))
-    for folder in [ROOT / "configs", *sorted((ROOT / "configs").rglob("*"))]
+    for top in ("configs", "benchmarks")
+    for folder in [ROOT / top, *sorted((ROOT / top).rglob("*"))]
     if folder.is_dir() and folder.name != "__pycache__"
 }
 
@@ -25,9 +26,10 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
-    packages=[*find_packages(include=["hiera_det*", "pretrain*"]), *CONFIGS],
-    package_dir=CONFIGS,
-    package_data={name: ["*.py"] for name in CONFIGS},
+    packages=[*find_packages(include=["hiera_det*", "pretrain*"]), *INSIDE],
+    package_dir=INSIDE,
+    package_data={name: ["*.py"] for name in INSIDE} | {"hiera_det": ["py.typed"]},
+    entry_points={"console_scripts": ["hiera-det = hiera_det.cli:console"]},
     install_requires=[
         "torch>=2.4",
         "torchvision",

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from detectron2.data.samplers import InferenceSampler
-from detectron2.engine import HookBase
 from detectron2.evaluation import inference_context
 from detectron2.utils import comm
 from torch import Tensor, nn
@@ -17,7 +16,7 @@ from torchvision.transforms import v2
 from hiera_det.data.images import ImageFiles, center_crop, random_crop
 from hiera_det.modeling.pixels import IMAGENET_MEAN, IMAGENET_STD
 
-__all__ = ["AccuracyHook", "ClassImages", "ClassificationLoss", "accuracy", "build_test_loader"]
+__all__ = ["ClassImages", "ClassificationLoss", "accuracy", "build_test_loader"]
 
 logger = logging.getLogger(__name__)
 
@@ -158,21 +157,3 @@ def accuracy(
     result = {"top1": 100 * totals[0] / totals[2], "top5": 100 * totals[1] / totals[2]}
     logger.info("top-1 %.2f %%, top-5 %.2f %% of %d images", *result.values(), totals[2])
     return result
-
-
-class AccuracyHook(HookBase):
-    """Records top-1 and top-5 every so many iterations, and after the last one."""
-
-    def __init__(self, period: int, model: nn.Module, loader: DataLoader, loss: ClassificationLoss):
-        """
-        Args:
-            period: iterations; 0 for the last one alone.
-            model: not wrapped.
-            loader, loss: of `accuracy`.
-        """
-        self.period, self.args = period, (model, loader, loss)
-
-    def after_step(self) -> None:
-        done = self.trainer.iter + 1
-        if done == self.trainer.max_iter or (self.period > 0 and done % self.period == 0):
-            self.trainer.storage.put_scalars(**accuracy(*self.args), smoothing_hint=False)

@@ -8,16 +8,18 @@ from collections.abc import Sequence
 
 import torch
 from detectron2.utils import comm
+from detectron2.utils.registry import locate
+from omegaconf import DictConfig
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from hiera_det.data.images import ImageFiles, center_crop, random_crop
-from hiera_det.data.loaders import SeededSampler, split_batch
+from hiera_det.data.loaders import SeededSampler
 
 from .masking import num_visible_units, random_keep_mask
 
-__all__ = ["PretrainImages", "build_pretrain_loader", "shapes_folder"]
+__all__ = ["PretrainImages", "build_pretrain_loader", "shapes_folder", "train_loader"]
 
 
 class PretrainImages(Dataset):
@@ -76,30 +78,38 @@ class PretrainImages(Dataset):
 def build_pretrain_loader(
     dataset: Dataset,
     total_batch_size: int,
-    images_per_process: int = 256,
     num_workers: int = 4,
+    *,
+    batch_size: int | None = None,
     seed: int = 0,
     start: int = 0,
 ) -> DataLoader:
-    """An endless loader of batches of one process: as many as `split_batch` says per iteration.
+    """An endless loader of the batches of one process.
 
     Args:
         dataset: takes items (seed, index).
         total_batch_size: images of an optimizer step, over all processes.
-        images_per_process: the most that one process holds at once.
         num_workers: loading processes beside each process.
+        batch_size: images of this process at once; its share of the total by default.
         seed: of the run.
-        start: samples that this process has taken before.
+        start: images that this process has taken before.
     """
-    batch_size, _ = split_batch(total_batch_size, comm.get_world_size(), images_per_process)
     return DataLoader(
         dataset,
-        batch_size=batch_size,
+        batch_size=batch_size or total_batch_size // comm.get_world_size(),
         sampler=SeededSampler(len(dataset), seed, start),
         num_workers=num_workers,
         pin_memory=torch.cuda.is_available(),
         drop_last=True,
     )
+
+
+def train_loader(cfg: DictConfig, dataset: Dataset, **where: int) -> DataLoader:
+    """`cfg.dataloader.train` over a dataset that is there; `where`: seed, start, batch_size."""
+    node = {k: v for k, v in cfg.dataloader.train.items() if k not in ("_target_", "dataset")}
+    target = cfg.dataloader.train._target_
+    build = locate(target) if isinstance(target, str) else target
+    return build(dataset=dataset, **node, **where)
 
 
 def shapes_folder() -> str:

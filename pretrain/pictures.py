@@ -3,15 +3,21 @@
 from pathlib import Path
 
 import torch
+from detectron2.config import instantiate
+from omegaconf import DictConfig
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.utils import make_grid
 
-from .mae import UNIT, MaskedAutoencoderHiera
-from .targets import patch_statistics, patchify, unpatchify
+from hiera_det.checkpoint import read_checkpoint
 
-__all__ = ["COLUMNS", "draw_reconstructions", "write_png"]
+from .mae import UNIT, MaskedAutoencoderHiera
+from .masking import random_keep_mask
+from .targets import patch_statistics, patchify, unpatchify
+from .weights import load_mae_checkpoint
+
+__all__ = ["COLUMNS", "draw_reconstructions", "reconstruct", "write_png"]
 
 COLUMNS = ("image", "what is seen", "reconstruction", "reconstruction where hidden")
 GREY, GAP = 128, 4
@@ -61,3 +67,24 @@ def write_png(picture: Tensor, path: str | Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(picture.permute(1, 2, 0).numpy()).save(path)  # (3, H, W) -> (H, W, 3)
     return path
+
+
+def reconstruct(cfg: DictConfig, weights: str, output: str, num_images: int, seed: int = 0) -> Path:
+    """Writes the picture of `num_images` images of the config's folder.
+
+    Raises:
+        FileExistsError: `output` is there already.
+        ValueError: the weights have no decoder, or do not fit.
+    """
+    if Path(output).exists():
+        raise FileExistsError(f"{output} is there already; give another --output")
+    if "decoder_pred.weight" not in read_checkpoint(weights).state:
+        raise ValueError(f"{weights} has no decoder, so it cannot reconstruct: give a whole MAE")
+    model = instantiate(cfg.model)
+    load_mae_checkpoint(model, weights)
+    dataset = instantiate(cfg.dataloader.train.dataset)
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.randperm(len(dataset), generator=generator)[:num_images].tolist()
+    images = torch.stack([dataset.view(k) for k in chosen])
+    keep_mask = random_keep_mask(len(images), dataset.num_units, dataset.mask_ratio, generator)
+    return write_png(draw_reconstructions(model, images, keep_mask), output)

@@ -1,7 +1,6 @@
 """Weights into the autoencoder, and its encoder out of it."""
 
 import logging
-from pathlib import Path
 
 from hiera_det.checkpoint import convert_state, read_checkpoint
 from hiera_det.checkpoint.positions import fit_positions
@@ -9,7 +8,7 @@ from hiera_det.modeling.variants import VARIANTS
 
 from .mae import MaskedAutoencoderHiera
 
-__all__ = ["load_mae_checkpoint", "newest_checkpoint", "run_facts"]
+__all__ = ["load_mae_checkpoint", "run_facts"]
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +54,7 @@ def load_mae_checkpoint(model: MaskedAutoencoderHiera, path: str) -> str:
         raise ValueError(
             f"{path} ({converted.size}, {converted.source.name}) does not fit the model: "
             f"{', '.join(wrong[:4])}{', …' if len(wrong) > 4 else ''}. Take the config of that "
-            "size, target and decoder, or the encoder alone (pretrain/export.py)"
+            "size, target and decoder, or the encoder alone (`hiera-det convert`)"
         )
     model.load_state_dict(state, strict=False)
     parts = [f"{len(state)}/{len(own)} tensors from {converted.size} ({converted.source.name})"]
@@ -64,18 +63,6 @@ def load_mae_checkpoint(model: MaskedAutoencoderHiera, path: str) -> str:
     verdict = f"autoencoder {'; '.join(parts)}"
     logger.info(verdict)
     return verdict
-
-
-def newest_checkpoint(folder: str) -> Path:
-    """The checkpoint that a run's output folder names as its last.
-
-    Raises:
-        FileNotFoundError: it names none.
-    """
-    last = Path(folder) / "last_checkpoint"
-    if not last.is_file():
-        raise FileNotFoundError(f"{folder} holds no last_checkpoint: it is no folder of a run")
-    return last.with_name(last.read_text().strip())
 
 
 def run_facts(model: MaskedAutoencoderHiera) -> dict[str, str | int | float]:

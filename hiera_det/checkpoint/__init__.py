@@ -6,16 +6,20 @@ load       a file into a model: everything fits, or an error that names the fix
 """
 
 from .convert import Converted, check_trunk, convert_state
-from .files import CheckpointFile, read_checkpoint, write_checkpoint
+from .convert_file import convert_file
+from .files import CheckpointFile, newest_checkpoint, read_checkpoint, read_state, write_checkpoint
 from .load import load_full, load_init_checkpoint
 
 __all__ = [
     "CheckpointFile",
     "Converted",
     "check_trunk",
+    "convert_file",
     "convert_state",
     "load_full",
     "load_init_checkpoint",
+    "newest_checkpoint",
     "read_checkpoint",
+    "read_state",
     "write_checkpoint",
 ]

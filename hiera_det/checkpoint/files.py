@@ -5,12 +5,19 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["CheckpointFile", "read_checkpoint", "write_checkpoint"]
+__all__ = [
+    "CheckpointFile",
+    "newest_checkpoint",
+    "read_checkpoint",
+    "read_state",
+    "write_checkpoint",
+]
 
 TORCH_SUFFIXES = (".pth", ".pt", ".pyth", ".bin")
 SAFETENSORS = ".safetensors"
@@ -55,6 +62,30 @@ def read_checkpoint(path: str) -> CheckpointFile:
     if not isinstance(meta, Mapping):
         raise ValueError(f"{path}: {META_KEY!r} is a {type(meta).__name__}, not a dict")
     return CheckpointFile(str(path), _strip_module(state), dict(meta))
+
+
+def newest_checkpoint(folder: str) -> Path:
+    """The checkpoint that a run's output folder names as its last.
+
+    Raises:
+        FileNotFoundError: it names none.
+    """
+    last = Path(folder) / "last_checkpoint"
+    if not last.is_file():
+        raise FileNotFoundError(f"{folder} holds no last_checkpoint: it is no folder of a run")
+    return last.with_name(last.read_text().strip())
+
+
+def read_state(path: str) -> dict[str, Any]:
+    """The whole content of a checkpoint of a run: "model", "trainer", "hiera_det", ….
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_checkpoint`; it has no "model".
+    """
+    content = _read_torch(_local_path(str(path)))
+    if not isinstance(content, Mapping) or not isinstance(content.get("model"), Mapping):
+        raise ValueError(f"{path} is no checkpoint of a run: it has no 'model'")
+    return dict(content)
 
 
 def write_checkpoint(path: str, state: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:

@@ -132,3 +132,7 @@ def _keys(node: Any, prefix: str):
         yield f"{prefix}{key}"
         if isinstance(value, dict | list):
             yield from _keys(value, f"{prefix}{key}.")
+
+
+def save_config(cfg, path):
+    LazyConfig.save(cfg, str(path))

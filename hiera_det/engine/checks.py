@@ -1,13 +1,12 @@
 """What silently ruins a run, found before the first iteration. Each ends in one clear error."""
 
 import logging
-from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-__all__ = ["check_config", "check_data", "check_output_dir", "choose_device"]
+__all__ = ["check_config", "check_data", "choose_device"]
 
 logger = logging.getLogger(__name__)
 
@@ -95,28 +94,3 @@ def check_data(cfg: DictConfig, with_train: bool) -> None:
         report = check_dataset(names["test"], num_classes=num_classes, need_masks=need_masks)
     report.raise_if_errors()
     logger.info("%s", report)
-
-
-def check_output_dir(output_dir: str, resume: bool) -> None:
-    """A new run does not write into the folder of an old one, and a resumed one needs it.
-
-    Raises:
-        ValueError: the folder holds a run and `resume` is off.
-        FileNotFoundError: `resume` is on and there is no checkpoint.
-    """
-    folder = Path(output_dir)
-    last = folder / "last_checkpoint"
-    if resume and not last.is_file():
-        raise FileNotFoundError(
-            f"--resume: {folder} holds no last_checkpoint, so there is nothing to resume; leave "
-            "--resume out to start, or set train.output_dir to the folder of the run"
-        )
-    if resume:
-        return
-    old = [p.name for p in (*folder.glob("*.pth"), *folder.glob("metrics.json"))]
-    if old:
-        raise ValueError(
-            f"train.output_dir={output_dir} already holds a run ({', '.join(sorted(old)[:3])}"
-            f"{', …' if len(old) > 3 else ''}). Continue it with --resume, or keep it and choose "
-            "another folder: train.output_dir=./output/another"
-        )

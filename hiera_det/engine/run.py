@@ -1,118 +1,326 @@
-"""Starting processes, and the few things around a run that Detectron2 leaves to its scripts."""
+"""A run: its config and folder made ready, and the one loop of hooks that trains everything."""
 
 import logging
 import os
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-import torch.distributed as dist
-from detectron2.engine import launch
+from detectron2.config import instantiate
+from detectron2.engine import HookBase, create_ddp_model, default_setup, hooks
 from detectron2.utils import comm
-from fvcore.common.checkpoint import Checkpointer
-from omegaconf import DictConfig
+from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter
+from detectron2.utils.logger import setup_logger
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
 
-__all__ = [
-    "keep_old_config",
-    "launch_anyhow",
-    "resume_from",
-    "resume_point",
-    "start_seed",
-    "unused_path",
-]
+from hiera_det.config import find_config, load_config, save_config
+from hiera_det.data.loaders import split_batch
+from hiera_det.report.curves import plot_metrics
+from hiera_det.report.progress import ProgressPrinter
+
+from . import resume
+from .checkpointer import RunCheckpointer
+from .checks import choose_device
+from .hooks import EMA, AveragedWeights, Evaluation, IterationSeed, MemoryStats, StopOnSignal
+from .trainer import NonFiniteError, Stopped, Trainer, model_losses
+
+__all__ = ["autocast", "build_optimizer", "ddp_options", "fit", "load_run_config", "open_run"]
 
 logger = logging.getLogger(__name__)
 
 
-def launch_anyhow(main: Callable, args) -> None:
-    """Runs main(args) in all processes of the job, however it was started.
+# ------------------------------------------------------------------------------------ beginning
+def load_run_config(args) -> DictConfig:
+    """The config of a run, checked, with the device that this machine has.
 
-    Under torchrun this process is one of them already. Otherwise Detectron2's `launch` starts
-    `args.num_gpus` processes; without GPUs they share the CPU over gloo.
-    """
-    if "LOCAL_RANK" in os.environ and "WORLD_SIZE" in os.environ:  # torchrun
-        local_rank = int(os.environ["LOCAL_RANK"])
-        if torch.cuda.is_available():
-            torch.cuda.set_device(local_rank)
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-        comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
-        comm.synchronize()
-        try:
-            main(args)
-        finally:
-            dist.destroy_process_group()
-        return
-    # The default address has one fixed port a user; on one machine any free one serves.
-    one_machine = args.num_machines == 1
-    launch(
-        main,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url="auto" if one_machine else args.dist_url,
-        args=(args,),
-    )
-
-
-def start_seed(cfg: DictConfig) -> int:
-    """`train.seed`, or, where it is negative, a random one that all processes share."""
-    seed = cfg.train.get("seed", -1)
-    return comm.shared_random_seed() if seed is None or seed < 0 else int(seed)
-
-
-def resume_point(output_dir: str) -> tuple[str, int, int]:
-    """The last checkpoint: (path, iteration that comes next, seed of the run).
+    Args:
+        args: of `hiera_det.cli.arguments.add_run_arguments`.
 
     Raises:
-        FileNotFoundError: `last_checkpoint` names a file that is not there.
+        ValueError, FileNotFoundError: the config, an override, or values that do not agree.
     """
-    name = (Path(output_dir) / "last_checkpoint").read_text().strip()
-    path = Path(output_dir) / name
-    if not path.is_file():
-        others = sorted(p.name for p in Path(output_dir).glob("*.pth"))
-        raise FileNotFoundError(
-            f"{output_dir}/last_checkpoint names {name}, which is not there; of {others} write the "
-            "name to resume from into that file"
+    args.config_file = str(find_config(args.config_file))  # Detectron2 writes it to the log
+    cfg = load_config(args.config_file, args.opts)
+    choose_device(cfg)
+    if args.eval_only and not cfg.train.init_checkpoint:
+        raise ValueError("--eval-only: say which weights: train.init_checkpoint=FILE.pth")
+    return cfg
+
+
+def open_run(cfg: DictConfig, args) -> None:
+    """Opens the output folder with its logs, draws the seed, and writes config.yaml.
+
+    The config is written resolved: it loads anywhere the package is installed. An evaluation gets a
+    folder of its own, so that results of another one or of the training stay as they are.
+
+    Raises:
+        ValueError: the folder holds another run.
+        FileNotFoundError: there is nothing to resume.
+    """
+    train = cfg.train
+    if args.eval_only:
+        folder = Path(train.output_dir) / f"eval_{Path(train.init_checkpoint).stem}"
+        train.output_dir = str(resume.unused_path(folder))
+    else:
+        resume.check_output_dir(train.output_dir, args.resume)
+        _scale_learning_rate(cfg)
+    comm.synchronize()  # nobody writes before all have looked
+    resume.keep_old_config(train.output_dir)
+    train.seed = resume.start_seed(cfg)  # the weights come from the seed that is written down
+    default_setup(cfg, args)
+    for name in ("hiera_det", "pretrain"):
+        setup_logger(train.output_dir, distributed_rank=comm.get_rank(), name=name)
+    if comm.is_main_process():
+        save_config(cfg, Path(train.output_dir) / "config.yaml")
+
+
+def _scale_learning_rate(cfg: DictConfig) -> None:
+    """Applies `train.lr_scaling` to `optimizer.lr`, once: the saved config has the result."""
+    scaling = OmegaConf.select(cfg, "train.lr_scaling")
+    if scaling is None or scaling.rule == "none":
+        return
+    powers = {"linear": 1.0, "sqrt": 0.5}
+    if scaling.rule not in powers:
+        raise ValueError(
+            f"train.lr_scaling.rule={scaling.rule!r} is none of none, {', '.join(powers)}"
         )
-    # mmap: the tensors are not read
-    trainer = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("trainer", {})
-    seed = trainer.get("hooks", {}).get("IterationSeed", {}).get("seed")
-    iteration = trainer.get("iteration", -1) + 1
-    return str(path), iteration, comm.shared_random_seed() if seed is None else int(seed)
+    batch = cfg.dataloader.train.total_batch_size
+    factor = (batch / scaling.base_batch_size) ** powers[scaling.rule]
+    cfg.optimizer.lr *= factor
+    logger.info(
+        "optimizer.lr is %.3g: scaled by %.3g, the %s rule from a batch of %d to %d",
+        cfg.optimizer.lr, factor, scaling.rule, scaling.base_batch_size, batch,
+    )  # fmt: skip
+    scaling.rule = "none"
 
 
-def resume_from(checkpointer: Checkpointer, path: str, optimizer: torch.optim.Optimizer) -> None:
-    """Loads model, optimizer, hooks and iteration; the optimizer's options stay the config's.
+def autocast(cfg: DictConfig, precision: str | None) -> torch.autocast:
+    """The autocast context of a precision ("bf16", "fp16", None for none) on `train.device`."""
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, None: None}[precision]
+    return torch.autocast(torch.device(cfg.train.device).type, dtype, enabled=dtype is not None)
 
-    A checkpoint holds learning rate, betas and weight decay too, and would undo in silence what was
-    overridden for the rest of the run.
+
+def ddp_options(cfg: DictConfig) -> dict[str, Any]:
+    """Keyword arguments of `create_ddp_model`.
+
+    Raises:
+        ValueError: gradients in bf16 and sent as fp16, whose small values would become 0.
     """
-    options = [
-        {key: value for key, value in group.items() if key != "params"}
-        for group in optimizer.param_groups
+    options = dict(cfg.train.ddp)
+    if options.get("fp16_compression") and cfg.train.amp.enabled:
+        if cfg.train.amp.precision == "bf16":
+            raise ValueError(
+                "train.ddp.fp16_compression=True with train.amp.precision=bf16: without a loss "
+                "scaler small gradients become 0 when they are sent as fp16. Turn it off"
+            )
+    if cfg.train.device == "cpu":
+        options["device_ids"] = None
+    return options
+
+
+def build_optimizer(cfg: DictConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """`cfg.optimizer` for a model; fused on a GPU unless `optimizer.fused` says otherwise."""
+    node = cfg.optimizer.copy()  # a model in the config would be saved with it
+    node._set_parent(cfg)
+    node.params.model = model
+    if model_device(model).type == "cuda" and "fused" not in node:
+        node.fused = True
+    return instantiate(node)
+
+
+def model_device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
+
+# ------------------------------------------------------------------------------------ the loop
+def fit(
+    cfg: DictConfig,
+    model: nn.Module,
+    loader: Callable[..., Iterable],
+    *,
+    loss: Callable[[nn.Module, Any], Tensor | Mapping[str, Tensor]] = model_losses,
+    evaluate: Callable[[nn.Module], Mapping[str, Any]] | None = None,
+    facts: Mapping[str, Any],
+    load_init: Callable[[str], Any],
+    hooks: Sequence[HookBase] = (),
+    resume_run: bool = False,
+) -> nn.Module:
+    """Trains from `train.init_checkpoint`, or from the last checkpoint of `train.output_dir`.
+
+    Args:
+        cfg: with the five keys of a training config.
+        model: on its device.
+        loader: called with seed, start (images that this process has taken before) and batch_size
+            (images of a process at once); an endless iterable of batches.
+        loss: see `Trainer`.
+        evaluate: see `Evaluation`; called every `train.eval_period` iterations and at the end.
+        facts: numbers and strings for the checkpoint; a resumed run has to have the same.
+        load_init: takes the path of `train.init_checkpoint`.
+        hooks: run after the checkpoint is saved, before metrics are written.
+        resume_run: continue `train.output_dir`.
+
+    Returns:
+        The model to look at: with averaged weights where `train.ema` is on.
+
+    Raises:
+        NonFiniteError: a loss or gradient that is not finite, in all processes; nothing is saved.
+        Stopped: SIGTERM or Ctrl-C; a checkpoint is saved.
+        ValueError, FileNotFoundError: nothing to resume, weights or a batch that do not fit.
+    """
+    train = cfg.train
+    progress = _begin(cfg, load_init, resume_run)
+    batch, world_size = cfg.dataloader.train.total_batch_size, comm.get_world_size()
+    at_once, num_steps = split_batch(batch, world_size, train.get("images_per_process") or batch)
+    if train.get("compile"):
+        getattr(model, "backbone", model).compile()  # in place: names of parameters stay
+    ema = EMA(model, train.ema.decay) if train.get("ema") and train.ema.enabled else None
+    trainer = Trainer(
+        create_ddp_model(model, **ddp_options(cfg)),
+        loader(seed=progress.seed, start=progress.images_seen // world_size, batch_size=at_once),
+        build_optimizer(cfg, model),
+        loss=loss,
+        num_steps=num_steps,
+        images_per_iteration=batch,
+        precision=train.amp.precision if train.amp.enabled else None,
+        clip_grad_norm=train.clip_grad_norm,
+    )
+    run_facts = resume.RunFacts(
+        facts,
+        trainer,
+        dict(
+            images_seen=progress.images_seen,
+            iteration=progress.iteration,
+            total_batch_size=batch,
+            num_processes=world_size,
+            max_iter=train.max_iter,
+        ),
+    )
+    others = {"ema": AveragedWeights(ema)} if ema else {}
+    checkpointer = RunCheckpointer(
+        model, train.output_dir, trainer=trainer, hiera_det=run_facts, **others
+    )
+    stop = StopOnSignal()
+    shown = ema.model if ema else model
+    trainer.register_hooks(
+        _hooks(cfg, progress.seed, checkpointer, run_facts, stop, shown, ema, evaluate, hooks)
+    )
+    if progress.path is not None:
+        resume.restore(progress, model, trainer, run_facts, **others)
+        logger.info("Resumed %s: continuing with iteration %d", progress.path, progress.iteration)
+    _log_start(cfg, progress.seed, at_once, num_steps)
+    _train(cfg, trainer, checkpointer, progress)
+    if comm.is_main_process():
+        folder = Path(train.output_dir)
+        if ema:
+            RunCheckpointer(shown, folder, hiera_det=run_facts).save("model_ema", tag=False)
+        logger.info("Curves: %s", plot_metrics(folder / "metrics.json", folder / "curves.png"))
+    return shown
+
+
+def _begin(cfg: DictConfig, load_init: Callable[[str], Any], resume_run: bool) -> resume.Progress:
+    """Where the run begins; the initial weights are loaded if that is at the start."""
+    train = cfg.train
+    path = resume.last_checkpoint(train.output_dir) if resume_run else None
+    if path is not None:
+        batch = cfg.dataloader.train.total_batch_size
+        return resume.Progress.read(path, batch, comm.get_world_size(), train.max_iter)
+    if resume_run:
+        logger.warning("--resume: %s has no checkpoint yet; starting anew", train.output_dir)
+    if train.init_checkpoint:
+        load_init(train.init_checkpoint)
+    return resume.Progress.start(train.seed)
+
+
+def _hooks(
+    cfg: DictConfig,
+    seed: int,
+    checkpointer: RunCheckpointer,
+    facts: resume.RunFacts,
+    stop: StopOnSignal,
+    shown: nn.Module,
+    ema: EMA | None,
+    evaluate: Callable[[nn.Module], Mapping[str, Any]] | None,
+    others: Sequence[HookBase],
+) -> list[HookBase | None]:
+    """What happens in a run, in this order."""
+    train, main = cfg.train, comm.is_main_process()
+    periodic = dict(train.checkpointer)
+    if periodic["period"] >= train.max_iter:  # or a short run would have none before its end
+        periodic["period"] = max(1, train.max_iter // 4)
+    best = None
+    if train.get("best_checkpoint") and train.eval_period > 0:
+        best = RunCheckpointer(shown, train.output_dir, hiera_det=facts)
+    evaluation = None
+    if evaluate is not None:
+        patience = OmegaConf.select(cfg, "train.early_stop.patience", default=0)
+        evaluation = Evaluation(
+            train.eval_period, evaluate, shown, best=best, patience=patience, stop=stop
+        )
+    return [
+        hooks.IterationTimer(),
+        IterationSeed(seed),
+        hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
+        ema,
+        hooks.PeriodicCheckpointer(checkpointer, **periodic) if main else None,
+        stop,
+        evaluation,
+        *others,
+        MemoryStats(train.log_period),
+        hooks.PeriodicWriter(_writers(cfg), train.log_period) if main else None,
     ]
-    checkpointer.load(path)
-    for group, own in zip(optimizer.param_groups, options, strict=True):
-        old = {key: group.get("initial_lr" if key == "lr" else key) for key in own}
-        changed = {key: (old[key], own[key]) for key in own if old[key] not in (None, own[key])}
-        for key, (was, now) in changed.items():
-            logger.warning("%s of the checkpoint's optimizer was %s; it is %s now", key, was, now)
-        group.update(own, initial_lr=own["lr"])  # what schedules multiply
 
 
-def keep_old_config(output_dir: str) -> None:
-    """Keeps the config.yaml that a resumed run is about to replace, as config.1.yaml and so on."""
-    config = Path(output_dir) / "config.yaml"
-    if comm.is_main_process() and config.is_file():
-        shutil.copy2(config, unused_path(config))
+def _writers(cfg: DictConfig) -> list[EventWriter]:
+    folder = cfg.train.output_dir
+    writers: list[EventWriter] = [
+        ProgressPrinter(cfg.train.max_iter),
+        JSONWriter(os.path.join(folder, "metrics.json")),
+        TensorboardXWriter(folder),
+    ]
+    if cfg.train.get("writers"):
+        from hiera_det.report.writers import ExperimentWriter
+
+        writers += [ExperimentWriter(name, cfg) for name in cfg.train.writers]
+    return writers
 
 
-def unused_path(path: Path) -> Path:
-    """`path`, or where it exists the first of path.1, path.2, … that does not."""
-    number = 0
-    candidate = path
-    while candidate.exists():
-        number += 1
-        candidate = path.with_name(f"{path.stem}.{number}{path.suffix}")
-    return candidate
+def _log_start(cfg: DictConfig, seed: int, at_once: int, num_steps: int) -> None:
+    train, batch = cfg.train, cfg.dataloader.train.total_batch_size
+    logger.info(
+        "%d iterations x %d images = %.1f epochs of %d images; seed %d; %s",
+        train.max_iter, batch, train.max_iter * batch / train.epoch_images, train.epoch_images,
+        seed, train.device,
+    )  # fmt: skip
+    logger.info(
+        "batch of %d images = %d processes x %d images x %d steps; learning rate %.3g",
+        batch, comm.get_world_size(), at_once, num_steps, cfg.optimizer.lr,
+    )  # fmt: skip
+
+
+def _train(
+    cfg: DictConfig, trainer: Trainer, checkpointer: RunCheckpointer, progress: resume.Progress
+) -> None:
+    """trainer.train, and what is to be done where it ends early."""
+    train = cfg.train
+    try:
+        trainer.train(progress.iteration, train.max_iter)
+    except Stopped:
+        checkpointer.save(f"model_{trainer.iter:07d}", iteration=trainer.iter)
+        logger.warning(
+            "Stopped after iteration %d of %d; --resume goes on from there",
+            trainer.iter + 1, train.max_iter,
+        )  # fmt: skip
+        raise
+    except NonFiniteError as error:
+        names = f" of {', '.join(trainer.batch_names)}" if trainer.batch_names else ""
+        raise NonFiniteError(
+            f"{error}. The weights have not changed, and the last checkpoint of "
+            f"{train.output_dir} is from before. Look at the images{names}; --resume goes on from "
+            "that checkpoint: give it a lower optimizer.lr, train.clip_grad_norm=1 or "
+            "train.amp.enabled=False"
+        ) from error
+    if trainer.max_iter < train.max_iter:  # stopped early: the periodic hook waits for the last one
+        trainer.iter -= 1  # that was done
+        checkpointer.save("model_final", iteration=trainer.iter)

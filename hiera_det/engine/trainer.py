@@ -1,22 +1,65 @@
-"""One training step for any device: autocast, loss scaling, gradient clipping."""
+"""The training step, for any model, device and number of processes."""
 
+import contextlib
 import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from detectron2.engine import SimpleTrainer
-from torch import nn
+from detectron2.utils import comm
+from detectron2.utils.events import EventStorage
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-__all__ = ["Trainer"]
+__all__ = ["NonFiniteError", "Stopped", "Trainer", "model_losses", "to_device"]
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
+MAX_SKIPPED = 20  # steps in a row that fp16's loss scaling may skip: it halves the scale at each
+
+
+class NonFiniteError(FloatingPointError):
+    """A loss or gradient that is not finite; the weights have not changed."""
+
+
+class Stopped(SystemExit):
+    """The run was told to stop by a signal; the exit status is 128 + its number."""
+
+
+def model_losses(model: nn.Module, batch: Any) -> Mapping[str, Tensor]:
+    """The losses that a model returns for a batch, as Detectron2's detectors do."""
+    return model(batch)
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """A sequence of tensors on `device`; Detectron2's lists of dicts are left to the model."""
+    if isinstance(batch, Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, list | tuple) and all(isinstance(x, Tensor) for x in batch):
+        return [x.to(device, non_blocking=True) for x in batch]
+    return batch
+
+
+def _file_names(batch: Any) -> list[str]:
+    """The images of a batch of Detectron2's dicts; none of other batches."""
+    records = batch if isinstance(batch, list) else []
+    return [str(x["file_name"]) for x in records if isinstance(x, dict) and "file_name" in x]
 
 
 class Trainer(SimpleTrainer):
-    """Detectron2's SimpleTrainer with what its AMPTrainer asks a GPU for.
+    """Detectron2's SimpleTrainer with accumulation, autocast, loss scaling and clipping.
 
-    Checkpoints have the layout of AMPTrainer (`grad_scaler` only with fp16), so a run moves between
-    the two.
+    An iteration is one optimizer step over `num_steps` batches, so schedule, checkpoints and logs
+    do not depend on it; the gradient is that of the whole batch where the loss is a mean over
+    samples. Before the weights change, all processes agree that loss and gradient norm are finite,
+    or raise together. Checkpoints have the layout of Detectron2's AMPTrainer (`grad_scaler` only
+    with fp16), so a run moves between the two.
+
+    Attributes:
+        stop_wish: exit status with which this process wants to stop; 0 goes on. The processes
+            exchange their wishes with every step, so that all stop after the same one.
+        stop_code: what they agreed on.
     """
 
     def __init__(
@@ -25,56 +68,151 @@ class Trainer(SimpleTrainer):
         data_loader,
         optimizer: torch.optim.Optimizer,
         *,
+        loss: Callable[[nn.Module, Any], Tensor | Mapping[str, Tensor]] = model_losses,
+        num_steps: int = 1,
+        images_per_iteration: int = 0,
         precision: str | None = None,
         clip_grad_norm: float = 0.0,
     ):
         """
         Args:
             model, data_loader, optimizer: as SimpleTrainer.
+            loss: (model, batch on the device) to a scalar, or to scalars by name that are added up.
+            num_steps: batches of an iteration.
+            images_per_iteration: over all processes, for the record `images_per_second`.
             precision: "bf16", "fp16" (CUDA only; scales the loss) or None for float32.
-            clip_grad_norm: L2 norm that all gradients together are clipped to; 0 does not clip.
+            clip_grad_norm: L2 norm that all gradients together are clipped to; 0 does not clip. The
+                norm is recorded as `grad_norm` in any case.
 
         Raises:
             ValueError: an unknown precision, or fp16 without CUDA.
         """
         super().__init__(model, data_loader, optimizer)
-        self.device_type = next(model.parameters()).device.type
+        self.device = next(model.parameters()).device
         if precision is not None and precision not in PRECISIONS:
             raise ValueError(f"train.amp.precision={precision!r} is none of {list(PRECISIONS)}")
-        if precision == "fp16" and self.device_type != "cuda":
+        if precision == "fp16" and self.device.type != "cuda":
             raise ValueError(
-                f"train.amp.precision=fp16 needs a GPU; on {self.device_type} use bf16"
+                f"train.amp.precision=fp16 needs a GPU; on {self.device.type} use bf16"
             )
+        self.loss = loss
+        self.num_steps = num_steps
+        self.images_per_iteration = images_per_iteration
         self.dtype = PRECISIONS.get(precision)
         self.clip_grad_norm = clip_grad_norm
-        self.grad_scaler = torch.amp.GradScaler(self.device_type, enabled=precision == "fp16")
+        self.grad_scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
+        self.num_skipped = 0  # steps in a row
+        self.stop_wish = self.stop_code = 0
+        self.batch_names: list[str] = []  # files of the current iteration, where batches name them
+
+    def train(self, start_iter: int, max_iter: int) -> None:
+        """Iterations `start_iter` to `max_iter` - 1, or fewer where a hook lowers `max_iter`.
+
+        As TrainerBase's, but an error is left to the caller to report, and one that hooks raise
+        while they close does not hide the one that ended the run.
+        """
+        self.iter = self.start_iter = start_iter
+        self.max_iter = max_iter
+        with EventStorage(start_iter) as self.storage:
+            try:
+                self.before_train()
+                while self.iter < self.max_iter:
+                    self.before_step()
+                    self.run_step()
+                    self.after_step()
+                    self.iter += 1
+            except BaseException:
+                with contextlib.suppress(Exception):
+                    self.after_train()
+                raise
+            self.after_train()
 
     def run_step(self) -> None:
-        batch, data_time = self.next_batch()
-        with torch.autocast(self.device_type, self.dtype, enabled=self.dtype is not None):
-            losses = self.model(batch)
+        """One optimizer step.
+
+        Raises:
+            NonFiniteError: in all processes, before the weights change.
+        """
+        begin = time.perf_counter()
         self.optimizer.zero_grad()
-        self.grad_scaler.scale(sum(losses.values())).backward()
+        totals: dict[str, Tensor] = {}
+        data_time = 0.0
+        self.batch_names = []
+        for step in range(self.num_steps):
+            batch, waited = self.next_batch()
+            data_time += waited
+            self.batch_names += _file_names(batch)
+            # DDP averages the gradients over the processes once, in the last backward pass
+            waits = isinstance(self.model, DistributedDataParallel) and step + 1 < self.num_steps
+            with self.model.no_sync() if waits else contextlib.nullcontext():
+                losses = self._forward_backward(to_device(batch, self.device))
+            for name, value in losses.items():
+                totals[name] = totals.get(name, 0.0) + value.detach()
         self.after_backward()
-        self._write_metrics(losses, data_time)  # a loss that is not finite stops the run here
-        self.optimizer_step()
+        norm = self._gradient_norm()
+        if self._may_step(sum(totals.values()), norm):
+            self._write_metrics(totals, data_time)
+            self.grad_scaler.step(self.optimizer)
+        self.grad_scaler.update()
+        self.storage.put_scalar("grad_norm", norm.item())
+        if self.images_per_iteration:
+            pace = self.images_per_iteration / (time.perf_counter() - begin)
+            self.storage.put_scalar("images_per_second", pace)
 
     def next_batch(self) -> tuple[Any, float]:
         """A batch of the loader, and the seconds that were spent waiting for it."""
         start = time.perf_counter()
         # A loader draws random numbers when it begins, which is another iteration after a resume.
-        with torch.random.fork_rng(devices=[]):
-            batch = next(self._data_loader_iter)
+        try:
+            with torch.random.fork_rng(devices=[]):
+                batch = next(self._data_loader_iter)
+        except RuntimeError as error:
+            if not self.stop_wish:
+                raise
+            self.iter -= 1  # the signal has ended the loader's workers too: this step is not done
+            raise Stopped(self.stop_wish) from error
         return batch, time.perf_counter() - start
 
-    def optimizer_step(self) -> None:
-        """Clips the gradients, which may be scaled, and changes the weights."""
-        if self.clip_grad_norm > 0:
-            self.grad_scaler.unscale_(self.optimizer)
-            norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_grad_norm)
-            self.storage.put_scalar("grad_norm", norm.item())
-        self.grad_scaler.step(self.optimizer)
-        self.grad_scaler.update()
+    def _forward_backward(self, batch: Any) -> dict[str, Tensor]:
+        """The losses of one batch as its share of the iteration, after their backward pass."""
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
+            losses = self.loss(self.model, batch)
+        if isinstance(losses, Tensor):
+            losses = {"loss": losses}
+        losses = {name: value / self.num_steps for name, value in losses.items()}
+        self.grad_scaler.scale(sum(losses.values())).backward()
+        return losses
+
+    def _gradient_norm(self) -> Tensor:
+        """The L2 norm of all gradients, which are clipped to `clip_grad_norm` if it is above 0."""
+        self.grad_scaler.unscale_(self.optimizer)
+        limit = self.clip_grad_norm if self.clip_grad_norm > 0 else float("inf")
+        return nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+
+    def _may_step(self, loss: Tensor, norm: Tensor) -> bool:
+        """Whether the step can be taken; False where loss scaling skips it.
+
+        All processes come to the same answer: one that fails alone would leave the others waiting.
+        """
+        values = torch.stack([loss.float(), norm.float()])
+        state = torch.stack(
+            [(~values.isfinite()).any().float(), values.new_tensor(float(self.stop_wish))]
+        )
+        if comm.get_world_size() > 1:
+            dist.all_reduce(state, op=dist.ReduceOp.MAX)
+        bad, stop_code = state.tolist()
+        self.stop_code = int(stop_code)
+        self.num_skipped = self.num_skipped + 1 if bad else 0
+        if not bad:
+            return True
+        if self.grad_scaler.is_enabled() and self.num_skipped <= MAX_SKIPPED:
+            return False
+        skipped = f", for {self.num_skipped} steps in a row" if self.num_skipped > 1 else ""
+        where = f" on rank {comm.get_rank()}" if comm.get_world_size() > 1 else ""
+        raise NonFiniteError(
+            f"iteration {self.iter}: the loss is {float(loss):g} and the norm of the gradients "
+            f"{float(norm):g}{where}{skipped}"
+        )
 
     def state_dict(self) -> dict[str, Any]:
         state = super().state_dict()

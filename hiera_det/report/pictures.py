@@ -1,4 +1,4 @@
-"""What remains of a run for the eye: curves and predictions as PNG files."""
+"""Predictions of a run on its validation images, as a PNG file."""
 
 import logging
 from pathlib import Path
@@ -17,18 +17,15 @@ logger = logging.getLogger(__name__)
 
 @torch.no_grad()
 def write_pictures(cfg: DictConfig, model: torch.nn.Module) -> None:
-    """Writes curves.png and predictions.png into `train.output_dir`, on the main process.
+    """Writes predictions.png into `train.output_dir`, on the main process.
 
-    The pictures show the first `train.num_pictures` validation images with objects.
+    It shows the first `train.num_pictures` validation images with objects.
     """
-    from hiera_det.report.curves import plot_metrics
     from hiera_det.report.predictions import draw_predictions
 
     if not comm.is_main_process():
         return
     folder = Path(cfg.train.output_dir)
-    if (folder / "metrics.json").is_file():
-        logger.info("Curves: %s", plot_metrics(folder / "metrics.json", folder / "curves.png"))
     names = cfg.dataloader.test.dataset.names
     name = names if isinstance(names, str) else names[0]
     records = [r for r in DatasetCatalog.get(name) if r.get("annotations")]

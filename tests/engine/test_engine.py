@@ -1,7 +1,9 @@
 """The parts of a run that Detectron2 has not got."""
 
 import logging
+import math
 import random
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,18 +16,20 @@ from omegaconf import OmegaConf
 from torch.testing import assert_close
 
 from hiera_det.config import load_config
+from hiera_det.data.loaders import ResumableSampler
 from hiera_det.engine import (
     IterationSeed,
-    ProgressPrinter,
-    ResumableSampler,
+    NonFiniteError,
     Trainer,
     check_config,
     check_output_dir,
     keep_old_config,
-    resume_point,
+    last_checkpoint,
     start_seed,
     unused_path,
 )
+from hiera_det.engine.resume import Progress
+from hiera_det.report.progress import ProgressPrinter
 
 SHAPES = "shapes/mask_rcnn_hiera_shapes"
 
@@ -93,13 +97,61 @@ def test_trainer_refuses_what_the_device_cannot():
         run_trainer(1, precision="fp8")
 
 
-def test_trainer_stops_before_a_loss_that_is_not_finite_reaches_the_weights():
+@pytest.mark.parametrize("clip", [0.0, 1.0])
+@pytest.mark.parametrize("bad", ["loss", "gradient"])
+def test_trainer_stops_before_what_is_not_finite_reaches_the_weights(bad, clip):
+    """The square root's gradient at 0 is infinite, though the loss is finite."""
+
+    def loss(model, batch):
+        y = model.linear(batch)
+        return y.mean() * math.nan if bad == "loss" else (y.square().mean() * 0).sqrt() * 0
+
     model = Regression()
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    bad = [torch.full((8, 4), float("nan"))]
-    with pytest.raises(FloatingPointError):
-        Trainer(model, bad, torch.optim.SGD(model.parameters(), lr=0.1)).train(0, 1)
-    assert_close(model.state_dict(), before)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    trainer = Trainer(model, batches(1), optimizer, loss=loss, clip_grad_norm=clip)
+    with pytest.raises(NonFiniteError, match="iteration 0"):
+        trainer.train(0, 1)
+    assert_close(model.state_dict(), before, rtol=0, atol=0)
+
+
+def test_loss_scaling_may_skip_steps_but_not_for_ever():
+    """fp16's scaler, on the CPU: gradients overflow, the scale halves, the run goes on or ends."""
+    model = Regression()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    trainer = Trainer(model, batches(60), torch.optim.SGD(model.parameters(), lr=1e-9))
+    trainer.grad_scaler = torch.amp.GradScaler("cpu", init_scale=2.0**126)
+    trainer.loss = lambda model, batch: model.linear(batch).abs().mean() * 2**10
+    trainer.train(0, 1)
+    assert trainer.num_skipped == 1
+    assert_close(model.state_dict(), before, rtol=0, atol=0)
+    trainer.train(1, 20)  # 2**136 is infinite in float32, 2**126 is not
+    assert trainer.num_skipped == 0 and trainer.grad_scaler.get_scale() < 2.0**120
+    trainer.loss = lambda model, batch: model.linear(batch).mean() * math.inf
+    with pytest.raises(NonFiniteError, match="21 steps in a row"):
+        trainer.train(20, 60)
+
+
+def test_gradient_norm_is_recorded_without_clipping():
+    _, trainer = run_trainer(1)
+    expected = Regression()
+    sum(expected(batches(1)[0]).values()).backward()
+    norm = torch.cat([p.grad.flatten() for p in expected.parameters()]).norm().item()
+    assert trainer.storage.latest()["grad_norm"][0] == pytest.approx(norm, rel=1e-6)
+
+
+def test_accumulated_steps_are_those_of_the_whole_batch():
+    def loss(model, batch):
+        return model.linear(batch).square().mean()
+
+    models = []
+    for num_steps in (1, 4):
+        data = batches(3) if num_steps == 1 else [p for b in batches(3) for p in b.split(2)]
+        model = Regression()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        Trainer(model, data, optimizer, loss=loss, num_steps=num_steps).train(0, 3)
+        models.append(model.state_dict())
+    assert_close(models[0], models[1])
 
 
 # --------------------------------------------------------------------------- resume
@@ -131,15 +183,67 @@ def test_iteration_seed_makes_randomness_a_function_of_the_iteration():
     assert hook.seed == 3
 
 
-def test_resume_point_reads_iteration_and_seed(tmp_path):
-    state = {"model": {}, "trainer": {"iteration": 41, "hooks": {"IterationSeed": {"seed": 9}}}}
-    torch.save(state, tmp_path / "model_0000041.pth")
-    (tmp_path / "last_checkpoint").write_text("model_0000041.pth")
-    path, iteration, seed = resume_point(str(tmp_path))
-    assert (path, iteration, seed) == (str(tmp_path / "model_0000041.pth"), 42, 9)
+def checkpoint(folder, iteration=41, **facts):
+    state = {
+        "model": {},
+        "trainer": {"iteration": iteration, "hooks": {"IterationSeed": {"seed": 9}}},
+        "hiera_det": facts,
+    }
+    torch.save(state, folder / "model_0000041.pth")
+    (folder / "last_checkpoint").write_text("model_0000041.pth")
+    return folder / "model_0000041.pth"
+
+
+def test_last_checkpoint_is_found_or_the_fix_is(tmp_path):
+    assert last_checkpoint(str(tmp_path)) is None
+    path = checkpoint(tmp_path)
+    assert last_checkpoint(str(tmp_path)) == path
     (tmp_path / "last_checkpoint").write_text("model_0000099.pth")
     with pytest.raises(FileNotFoundError, match="model_0000099.pth.*model_0000041.pth"):
-        resume_point(str(tmp_path))
+        last_checkpoint(str(tmp_path))
+    (tmp_path / "last_checkpoint").unlink()
+    with pytest.raises(ValueError, match="model_0000041.pth but no last_checkpoint"):
+        last_checkpoint(str(tmp_path))
+
+
+FACTS = dict(images_seen=42 * 8, total_batch_size=8, num_processes=1, max_iter=100)
+
+
+@pytest.mark.parametrize(
+    "batch, processes, max_iter, iteration, told",
+    [
+        (8, 1, 100, 42, None),
+        (4, 1, 200, 84, "336 images are done, which are 84 of the new ones"),
+        (16, 1, 50, 21, "goes on with image 336"),
+        (8, 2, 100, 42, "had 1 processes and has 2"),
+        (8, 1, 84, 42, "was 100 and is 84: the learning rate goes on as at 50 % .* at 42 %"),
+    ],
+)
+def test_resume_goes_on_by_images_seen(
+    tmp_path, caplog, batch, processes, max_iter, iteration, told
+):
+    path = checkpoint(tmp_path, **FACTS)
+    progress = Progress.read(path, batch, processes, max_iter)
+    assert (progress.iteration, progress.images_seen, progress.seed) == (iteration, 336, 9)
+    assert (told is None) == (not caplog.messages)
+    assert told is None or re.search(told, caplog.text)
+
+
+def test_checkpoint_of_an_older_version_goes_on(tmp_path):
+    progress = Progress.read(checkpoint(tmp_path), 8, 1, 100)
+    assert (progress.iteration, progress.images_seen) == (42, 336)
+
+
+def test_resume_of_what_cannot_go_on_names_the_file(tmp_path):
+    path = checkpoint(tmp_path, **FACTS)
+    with pytest.raises(ValueError, match="model_0000041.pth is of iteration 42, past .*=30"):
+        Progress.read(path, 8, 1, 30)
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(ValueError, match="model_0000041.pth is damaged"):
+        Progress.read(path, 8, 1, 100)
+    torch.save({"model": {"a": torch.zeros(1)}}, path)
+    with pytest.raises(ValueError, match="model_0000041.pth holds weights but no state of a run"):
+        Progress.read(path, 8, 1, 100)
 
 
 def test_start_seed():
@@ -154,8 +258,9 @@ def test_output_dir_of_another_run_is_left_alone(tmp_path):
     with pytest.raises(FileNotFoundError, match="--resume.*nothing to resume"):
         check_output_dir(str(tmp_path), resume=True)
     (tmp_path / "metrics.json").write_text("{}")
-    with pytest.raises(ValueError, match="already holds a run.*metrics.json"):
+    with pytest.raises(ValueError, match="already holds a run.*metrics.json.*--resume"):
         check_output_dir(str(tmp_path), resume=False)
+    check_output_dir(str(tmp_path), resume=True)  # killed before its first checkpoint
     (tmp_path / "last_checkpoint").write_text("model_final.pth")
     check_output_dir(str(tmp_path), resume=True)
 

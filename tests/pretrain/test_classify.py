@@ -14,14 +14,15 @@ from PIL import Image
 from timm.data import auto_augment
 from torch.testing import assert_close
 
+import pretrain
+from hiera_det.cli import finetune
 from hiera_det.config import load_config
 from hiera_det.modeling.classifier import build_classifier
 from hiera_det.modeling.variants import VARIANTS, build_hiera
-from pretrain import finetune
 from pretrain.classify import ClassificationLoss, ClassImages, accuracy, build_test_loader
-from pretrain.linear_probe import fit_softmax, probe
+from pretrain.probe import fit_softmax, probe
 
-ROOT = Path(finetune.__file__).parents[1]
+ROOT = Path(pretrain.__file__).parents[1]
 CONFIGS = sorted((ROOT / "pretrain/configs").glob("finetune_*.py"))
 COLOURS = {"blue": (40, 60, 220), "green": (40, 220, 60), "red": (220, 60, 40)}
 

@@ -263,7 +263,7 @@ def test_sample_depends_on_its_seed_alone(folder):
 def test_stream_is_the_same_for_any_number_of_workers_and_resumes(folder, num_workers):
     def batches(start: int, workers: int, count: int):
         loader = build_pretrain_loader(
-            make(folder), 4, images_per_process=4, num_workers=workers, seed=3, start=4 * start
+            make(folder), 4, num_workers=workers, batch_size=4, seed=3, start=4 * start
         )
         iterator = iter(loader)
         return [next(iterator) for _ in range(count)]
@@ -274,7 +274,7 @@ def test_stream_is_the_same_for_any_number_of_workers_and_resumes(folder, num_wo
 
 def test_accumulated_stream_has_the_samples_of_the_whole_batch(folder):
     def images(at_once: int, count: int) -> torch.Tensor:
-        iterator = iter(build_pretrain_loader(make(folder), 4, at_once, num_workers=0))
+        iterator = iter(build_pretrain_loader(make(folder), 4, 0, batch_size=at_once))
         return torch.cat([next(iterator)[0] for _ in range(count)])
 
     assert_close(images(1, 8), images(4, 2))

@@ -16,17 +16,17 @@ from detectron2.config import instantiate
 from PIL import Image
 from torch.testing import assert_close
 
-from hiera_det.checkpoint import load_init_checkpoint
+import pretrain
+from hiera_det.checkpoint import convert_file, load_init_checkpoint
+from hiera_det.cli import pretrain as train_mae
 from hiera_det.config import load_config
-from pretrain import train_mae
-from pretrain.export import export
+from hiera_det.engine import Trainer
 from pretrain.mae import MaskedAutoencoderHiera, build_mae
 from pretrain.optim import param_groups
-from pretrain.trainer import AccumulatingTrainer
-from pretrain.visualize_mae import visualize
+from pretrain.pictures import reconstruct
 from pretrain.weights import load_mae_checkpoint
 
-ROOT = Path(train_mae.__file__).parents[1]
+ROOT = Path(pretrain.__file__).parents[1]
 CONFIGS = sorted((ROOT / "pretrain/configs").glob("*.py"))
 MAE_CONFIGS = [path for path in CONFIGS if path.name.startswith("mae_")]
 TINY = [
@@ -70,6 +70,7 @@ def arguments(images, output, *opts: str, resume: bool = False) -> argparse.Name
         config_file=str(ROOT / "pretrain/configs/mae_hiera_shapes.py"),
         resume=resume,
         eval_only=False,
+        num_gpus=1,
         opts=[
             f"dataloader.train.dataset.root={images}",
             f"train.output_dir={output}",
@@ -96,7 +97,7 @@ def test_run_leaves_everything_behind(run):
     found = {path.name for path in run.iterdir()}
     assert found >= {"config.yaml", "log.txt", "metrics.json", "curves.png", "reconstructions.png"}
     log = (run / "log.txt").read_text()
-    assert "6 iterations = 2.4 epochs of 10 images" in log
+    assert "6 iterations x 4 images = 2.4 epochs of 10 images" in log
     assert "batch of 4 images = 1 processes x 4 images x 1 steps; learning rate 0.001" in log
     assert "1 of 4 mask units are seen (mask_ratio 0.6)" in log
     assert sorted(losses(run)) == list(range(6))
@@ -112,7 +113,7 @@ def test_killed_and_resumed_run_is_the_uninterrupted_one(
     opts = (f"model.drop_path_rate={drop_path_rate}",)
     run, output = tmp_path / "whole", tmp_path / "killed"
     train_mae.main(arguments(images, run, *opts))
-    step = AccumulatingTrainer.run_step
+    step = Trainer.run_step
 
     def die(self):
         if self.iter == 4:  # the last checkpoint is that of iteration 2
@@ -120,7 +121,7 @@ def test_killed_and_resumed_run_is_the_uninterrupted_one(
         step(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(AccumulatingTrainer, "run_step", die)
+        patch.setattr(Trainer, "run_step", die)
         with pytest.raises(RuntimeError, match="killed"):
             train_mae.main(arguments(images, output, *opts))
     train_mae.main(arguments(images, output, *opts, resume=True))
@@ -134,7 +135,7 @@ def test_killed_and_resumed_run_is_the_uninterrupted_one(
 
 def test_accumulation_equals_the_whole_batch(run, images, tmp_path):
     output = tmp_path / "accumulated"
-    train_mae.main(arguments(images, output, "dataloader.train.images_per_process=1"))
+    train_mae.main(arguments(images, output, "train.images_per_process=1"))
     assert_close(losses(output), losses(run), rtol=1e-4, atol=1e-5)
     assert "1 processes x 1 images x 4 steps" in (output / "log.txt").read_text()
 
@@ -158,14 +159,14 @@ def test_two_processes_equal_one(run, images, tmp_path, launcher):
     assert_close(losses(output), losses(run), rtol=1e-4, atol=1e-5)
 
 
-def test_loss_that_is_not_finite_stops_with_the_state_saved(images, tmp_path):
+def test_loss_that_is_not_finite_stops_before_the_weights_change(images, tmp_path):
     run = tmp_path / "run"
     train_mae.main(arguments(images, run, "train.max_iter=3"))
+    before = {p.name: p.stat().st_mtime_ns for p in run.glob("*.pth")}
     opts = ("train.max_iter=20", "optimizer.lr=1e30")
-    with pytest.raises(FloatingPointError, match="model_nonfinite.pth.*optimizer.lr"):
+    with pytest.raises(FloatingPointError, match="weights have not changed.*optimizer.lr"):
         train_mae.main(arguments(images, run, *opts, resume=True))
-    assert (run / "model_nonfinite.pth").is_file()
-    # the weights in that file are broken already; the run goes on from the one before
+    assert {p.name: p.stat().st_mtime_ns for p in run.glob("*.pth")} == before
     assert (run / "last_checkpoint").read_text() == "model_final.pth"
     train_mae.main(arguments(images, run, "train.max_iter=20", resume=True))
     assert sorted(losses(run))[-1] == 19 and np.isfinite(losses(run)[19])
@@ -187,10 +188,18 @@ def test_without_pictures_none_is_drawn(images, tmp_path):
 
 def test_resume_of_another_run_raises(images, tmp_path):
     train_mae.main(arguments(images, tmp_path, "train.max_iter=1"))
-    with pytest.raises(ValueError, match="total_batch_size was 4 and is 2"):
-        train_mae.main(
-            arguments(images, tmp_path, "dataloader.train.total_batch_size=2", resume=True)
-        )
+    with pytest.raises(ValueError, match="mask_ratio was 0.6 and is 0.5"):
+        train_mae.main(arguments(images, tmp_path, "model.mask_ratio=0.5", resume=True))
+
+
+def test_resume_with_another_batch_goes_on_by_images_seen(images, tmp_path, caplog):
+    train_mae.main(arguments(images, tmp_path, "train.max_iter=3"))
+    opts = ("dataloader.train.total_batch_size=2", "train.max_iter=9")
+    train_mae.main(arguments(images, tmp_path, *opts, resume=True))
+    assert "3 iterations with 12 images are done, which are 6 of the new ones" in caplog.text
+    facts = torch.load(tmp_path / "model_final.pth", weights_only=True)["hiera_det"]
+    assert (facts["images_seen"], facts["total_batch_size"]) == (12 + 3 * 2, 2)
+    assert sorted(losses(tmp_path)) == [0, 1, 2, 6, 7, 8]
 
 
 def test_clipping_and_bf16_run(images, tmp_path):
@@ -206,7 +215,7 @@ def test_export_starts_the_detector_of_the_quick_start(tmp_path):
     model = instantiate(cfg.model)
     torch.save({"model": model.state_dict()}, tmp_path / "model_final.pth")
     (tmp_path / "last_checkpoint").write_text("model_final.pth")
-    message = export(str(tmp_path), str(tmp_path / "encoder.pth"))
+    message = convert_file(str(tmp_path), str(tmp_path / "encoder.pth"))
     assert "decoder" in message and "fusion" in message
     detector = instantiate(load_config("shapes/mask_rcnn_hiera_shapes.py").model)
     trunk = detector.backbone.bottom_up.trunk
@@ -218,28 +227,28 @@ def test_export_starts_the_detector_of_the_quick_start(tmp_path):
 
 
 def test_export_keeps_what_the_run_says_of_itself(run, tmp_path):
-    export(str(run), str(tmp_path / "encoder.pth"))
+    convert_file(str(run), str(tmp_path / "encoder.pth"))
     meta = torch.load(tmp_path / "encoder.pth", weights_only=True)["hiera_det"]
     assert meta["source"] == "MAE pretraining" and meta["mask_ratio"] == 0.6
 
 
 def test_export_of_a_folder_without_a_run_raises(tmp_path):
     with pytest.raises(FileNotFoundError, match="no last_checkpoint"):
-        export(str(tmp_path), str(tmp_path / "encoder.pth"))
+        convert_file(str(tmp_path), str(tmp_path / "encoder.pth"))
 
 
 def test_visualize_draws_four_columns(run, images, tmp_path):
     cfg = load_config(str(run / "config.yaml"))
-    path = visualize(cfg, str(run / "model_final.pth"), str(tmp_path / "a.png"), 3, seed=0)
+    path = reconstruct(cfg, str(run / "model_final.pth"), str(tmp_path / "a.png"), 3, seed=0)
     assert Image.open(path).size == (4 * (64 + 4) + 4, 3 * (64 + 4) + 4)
     with pytest.raises(FileExistsError, match="a.png"):
-        visualize(cfg, str(run / "model_final.pth"), str(path), 3, seed=0)
+        reconstruct(cfg, str(run / "model_final.pth"), str(path), 3, seed=0)
 
 
 def test_visualize_of_an_encoder_raises(run, tmp_path):
-    export(str(run), str(tmp_path / "encoder.pth"))
+    convert_file(str(run), str(tmp_path / "encoder.pth"))
     with pytest.raises(ValueError, match="has no decoder"):
-        visualize(None, str(tmp_path / "encoder.pth"), str(tmp_path / "a.png"), 1, seed=0)
+        reconstruct(None, str(tmp_path / "encoder.pth"), str(tmp_path / "a.png"), 1, seed=0)
 
 
 # ------------------------------------------------------------------------------------- weights
@@ -263,7 +272,7 @@ def test_autoencoder_continues_with_its_decoder(tmp_path, pos_embed):
 def test_encoder_alone_leaves_the_decoder_new(tmp_path):
     source, model = small(), small()
     torch.save({"model": source.state_dict()}, tmp_path / "mae.pth")
-    export(str(tmp_path / "mae.pth"), str(tmp_path / "encoder.pth"))
+    convert_file(str(tmp_path / "mae.pth"), str(tmp_path / "encoder.pth"))
     assert "decoder and fusion are new" in load_mae_checkpoint(model, str(tmp_path / "encoder.pth"))
     assert_close(model.blocks.state_dict(), source.blocks.state_dict(), rtol=0, atol=0)
 
@@ -341,7 +350,7 @@ def test_script_has_help_with_an_example(script, monkeypatch, capsys):
     with pytest.raises(SystemExit) as stop:
         runpy.run_path(str(script), run_name="__main__")
     assert stop.value.code == 0
-    assert f"python pretrain/{script.name}" in capsys.readouterr().out
+    assert "hiera-det" in capsys.readouterr().out
 
 
 def test_readme_names_files_that_exist():

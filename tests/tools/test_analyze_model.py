@@ -1,7 +1,5 @@
 """tools/analyze_model.py: counts against published numbers, and the model zoo's table."""
 
-import importlib.util
-import sys
 from pathlib import Path
 
 import pytest
@@ -9,21 +7,14 @@ import torch
 from detectron2.config import instantiate
 from torch.utils.flop_counter import FlopCounterMode
 
+from hiera_det.cli import main
 from hiera_det.config import config_root, load_config
 from hiera_det.modeling.variants import build_hiera
+from hiera_det.report import zoo
 from hiera_det.report.cost import count_macs, count_parameters, meta_model
 
 ROOT = Path(__file__).parents[2]
-TOOL = ROOT / "tools" / "analyze_model.py"
 ZOO = ROOT / "MODEL_ZOO.md"
-
-
-@pytest.fixture(scope="module")
-def tool():
-    spec = importlib.util.spec_from_file_location("analyze_model", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.parametrize(
@@ -101,44 +92,45 @@ def test_every_coco_config_is_in_the_zoo():
             assert f"[{path.stem}](configs/COCO/{path.name})" in text
 
 
-def test_rows_of_the_zoo(tool):
+def test_rows_of_the_zoo():
     """The smallest and one that the paper measured; `test_the_zoo_is_generated` takes all."""
     text = ZOO.read_text()
     for name in ("mask_rcnn_hiera_t", "mask_rcnn_hiera_b"):
-        assert tool._row(name) in text
-    assert "| 73 | 0.6 | 52.2 | 46.3 |" in tool._row("mask_rcnn_hiera_b")
+        assert zoo._row(name) in text
+    assert "| 73 | 0.6 | 52.2 | 46.3 |" in zoo._row("mask_rcnn_hiera_b")
 
 
 @pytest.mark.slow
-def test_the_zoo_is_generated(tool, tmp_path):
+def test_the_zoo_is_generated(tmp_path):
     copy = tmp_path / "MODEL_ZOO.md"
     copy.write_text(ZOO.read_text())
-    tool.replace_table(copy)
-    assert copy.read_text() == ZOO.read_text(), f"run: {tool.BEGIN}"
+    zoo.replace_table(copy)
+    assert copy.read_text() == ZOO.read_text(), f"run: {zoo.BEGIN}"
 
 
-def test_a_file_without_markers(tool, tmp_path):
+def test_a_file_without_markers(tmp_path):
     path = tmp_path / "README.md"
     path.write_text("nothing\n")
     with pytest.raises(ValueError, match="README.md has no line '<!-- made by"):
-        tool.replace_table(path)
+        zoo.replace_table(path)
     assert path.read_text() == "nothing\n"
 
 
-def test_as_a_user_runs_it(tool, tmp_path, monkeypatch, capsys):
+def test_as_a_user_runs_it(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["a.py", "--config-file", "shapes/mask_rcnn_hiera_shapes"])
-    assert tool.main() == 0
+    assert main(["analyze", "--config-file", "shapes/mask_rcnn_hiera_shapes"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "shapes/mask_rcnn_hiera_shapes at 160x160 px, 1000 boxes, 100 masks"
     assert lines[-1].split()[:2] == ["total", "2,218,112"]
 
 
-@pytest.mark.parametrize(
-    "args", [[], ["--table", "a.md", "b=1"], ["--table", "--config-file", "x"]]
-)
-def test_what_makes_no_sense(args, tool, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["a.py", *args])
+@pytest.mark.parametrize("args", [[], ["--table", "--config-file", "x"]])
+def test_what_makes_no_sense(args, capsys):
     with pytest.raises(SystemExit) as error:
-        tool.main()
+        main(["analyze", *args])
     assert error.value.code == 2 and "error: " in capsys.readouterr().err
+
+
+def test_the_table_takes_no_overrides(capsys):
+    assert main(["analyze", "--table", "a.md", "b=1"]) == 2
+    assert capsys.readouterr().err.startswith("error: --table takes no overrides")

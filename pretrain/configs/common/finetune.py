@@ -34,7 +34,6 @@ dataloader = dict(
             page="${dataloader.page}",
         ),
         total_batch_size=1024,  # of an optimizer step, whatever the number of processes
-        images_per_process=128,  # at once; the rest is accumulated
         num_workers=8,
     ),
     test=L(build_test_loader)(
@@ -52,6 +51,7 @@ dataloader = dict(
 
 train.epochs = 100
 train.warmup_epochs = 5
+train.images_per_process = 128  # at once; the rest is accumulated
 train.eval_epochs = 5
 train.loss = L(ClassificationLoss)(
     num_classes="${model.num_classes}",

@@ -43,13 +43,13 @@ dataloader = dict(
             page="${dataloader.page}",
         ),
         total_batch_size=4096,  # of an optimizer step, whatever the number of processes
-        images_per_process=256,  # at once; the rest is accumulated
         num_workers=8,
     ),
 )
 
 train.epochs = 1600
 train.warmup_epochs = 40
+train.images_per_process = 256  # at once; the rest is accumulated
 train.picture_epochs = 20  # between two pictures of reconstructions; 0 draws the last one alone
 train.num_pictures = 8  # images in it; 0 draws none
 

@@ -18,6 +18,7 @@ train = dict(
     ddp=dict(broadcast_buffers=False, find_unused_parameters=False, fp16_compression=False),
     checkpointer=dict(period=1000, max_to_keep=3),  # iterations
     log_period=20,  # iterations
+    eval_period=0,  # iterations; set from eval_epochs
     clip_grad_norm=0.0,  # L2 norm that gradients are clipped to; 0 does not clip
     device="cuda",  # the CPU is used where there is no GPU
     seed=0,

@@ -1,0 +1,61 @@
+"""Trains and evaluates a detector from a LazyConfig.
+
+Everything of a run is written to train.output_dir: config.yaml, log.txt, metrics.json, TensorBoard
+files, checkpoints, curves.png, predictions.png, inference/. The data are checked before the first
+iteration; where there is no GPU the CPU is used.
+"""
+
+import argparse
+
+from .arguments import add_run_arguments
+
+EXAMPLES = """
+examples:
+  a small Hiera on generated shapes, on any machine:
+    hiera-det train --config-file shapes/mask_rcnn_hiera_shapes.py
+  the same in a checkout:
+    python tools/lazyconfig_train_net.py --config-file configs/shapes/mask_rcnn_hiera_shapes.py
+  COCO on 8 GPUs, from MAE weights:
+    hiera-det train --config-file COCO/mask_rcnn_hiera_b.py --num-gpus 8 \\
+        train.init_checkpoint=mae_hiera_base_224.pth
+  the same under torchrun:
+    torchrun --nproc-per-node 8 -m hiera_det train --config-file ...
+  what it would do, without doing it:                  ... --dry-run
+  continue a run that was stopped:                     ... --resume
+  evaluate a checkpoint:           ... --eval-only train.init_checkpoint=output/model_final.pth
+  change values:                   ... optimizer.lr=1e-5 dataloader.train.total_batch_size=16
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_run_arguments(parser)
+    parser.add_argument(
+        "--dry-run", action="store_true", help="build everything, describe it, and stop"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from hiera_det.engine import check_config, launch_run, load_run_config
+
+    cfg = load_run_config(args)  # once here, so that a mistake is reported once
+    check_config(cfg)
+    if args.dry_run:
+        from hiera_det.report.dry_run import dry_run
+
+        print(dry_run(cfg))
+        return 0
+    return launch_run(main, args, cfg.train.device)
+
+
+def main(args: argparse.Namespace) -> None:
+    """A run in one of its processes."""
+    from hiera_det.engine import check_config, load_run_config, open_run
+    from hiera_det.engine.detection import run_evaluation, run_training
+
+    cfg = load_run_config(args)
+    open_run(cfg, args)
+    check_config(cfg)  # again, for the log
+    if args.eval_only:
+        run_evaluation(cfg)
+    else:
+        run_training(cfg, args.resume)

@@ -1,0 +1,79 @@
+"""Detection on the engine: the losses are the model's, evaluation is COCO's."""
+
+import logging
+from typing import Any
+
+from detectron2.config import instantiate
+from detectron2.evaluation import inference_on_dataset, print_csv_format
+from detectron2.utils import comm
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from torch import nn
+
+from hiera_det.checkpoint import load_full, load_init_checkpoint
+from hiera_det.data.loaders import build_train_loader
+from hiera_det.report.pictures import write_pictures
+
+from .checks import check_data
+from .run import autocast, fit
+
+__all__ = ["evaluate_detector", "run_evaluation", "run_training"]
+
+logger = logging.getLogger(__name__)
+
+
+def evaluate_detector(cfg: DictConfig, model: nn.Module) -> dict[str, Any]:
+    """Evaluates on `cfg.dataloader.test`; every process has to call it. Results on rank 0."""
+    with autocast(cfg, cfg.train.get("eval_precision")):
+        results = inference_on_dataset(
+            model, instantiate(cfg.dataloader.test), instantiate(cfg.dataloader.evaluator)
+        )
+    if comm.is_main_process():
+        print_csv_format(results)
+    return results
+
+
+def run_training(cfg: DictConfig, resume: bool) -> None:
+    """Trains a detector, evaluates it, and draws curves and predictions."""
+    _check_data(cfg, with_train=True)
+    model = instantiate(cfg.model).to(cfg.train.device)
+    shown = fit(
+        cfg,
+        model,
+        lambda **where: build_train_loader(cfg, **where),
+        evaluate=lambda model: evaluate_detector(cfg, model),
+        facts=_facts(cfg),
+        load_init=lambda path: load_init_checkpoint(
+            model,
+            path,
+            allow_missing=cfg.train.allow_missing,
+            allow_unexpected=cfg.train.allow_unexpected,
+        ),
+        resume_run=resume,
+    )
+    write_pictures(cfg, shown)
+
+
+def run_evaluation(cfg: DictConfig) -> dict[str, Any]:
+    """Evaluates `train.init_checkpoint`, which has to hold every tensor of the model."""
+    _check_data(cfg, with_train=False)
+    model = instantiate(cfg.model).to(cfg.train.device)
+    load_full(model, cfg.train.init_checkpoint)
+    results = evaluate_detector(cfg, model)
+    write_pictures(cfg, model)
+    return results
+
+
+def _check_data(cfg: DictConfig, with_train: bool) -> None:
+    if comm.is_main_process():
+        check_data(cfg, with_train=with_train)
+    comm.synchronize()
+
+
+def _facts(cfg: DictConfig) -> dict[str, str | int]:
+    """What a checkpoint says of its detector, and a resumed run has to agree with."""
+    names = OmegaConf.select(cfg, "dataloader.train.dataset.names")
+    facts: dict[str, str | int] = {"source": "detection"}
+    if names is not None:
+        facts["dataset"] = ", ".join(names) if isinstance(names, ListConfig) else str(names)
+    num_classes = OmegaConf.select(cfg, "model.roi_heads.num_classes")
+    return facts | ({"num_classes": num_classes} if num_classes is not None else {})

@@ -1,0 +1,178 @@
+"""Processes of a run: one, Detectron2's launch, or torchrun; and how they end."""
+
+import datetime
+import logging
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from detectron2.engine import launch
+from detectron2.utils import comm
+
+__all__ = ["launch_run", "report_error", "under_torchrun"]
+
+logger = logging.getLogger(__name__)
+
+TIMEOUT = datetime.timedelta(minutes=30)  # of a collective operation; evaluation on rank 0 is in it
+
+
+def under_torchrun() -> bool:
+    return "LOCAL_RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def launch_run(main: Callable[[Any], None], args, device: str) -> int:
+    """Runs main(args) in all processes of the job, however it was started.
+
+    Under torchrun this process is one of them already. Otherwise Detectron2's `launch` starts
+    `args.num_gpus` processes; on the CPU they share it over gloo. A process that fails says why and
+    ends at once, and the job with it: it does not wait for the others.
+
+    Args:
+        main: importable, since processes are spawned.
+        args: with num_gpus, num_machines, machine_rank, dist_url, traceback.
+        device: `train.device`. With "cpu" no process sees a GPU.
+
+    Returns:
+        The exit status; 0 if all went well.
+    """
+    if device == "cpu":  # or Detectron2 and torchrun would choose NCCL on a machine with GPUs
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    if under_torchrun():
+        _join_torchrun(main, args, device)
+        return 0
+    if args.num_gpus * args.num_machines <= 1:
+        main(args)
+        return 0
+    # The default address has one fixed port a user; on one machine any free one serves.
+    one_machine = args.num_machines == 1
+    signal.signal(signal.SIGTERM, _pass_on)
+    try:
+        launch(
+            _guarded,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url="auto" if one_machine else args.dist_url,
+            args=(main, args),
+            timeout=TIMEOUT,
+        )
+    except mp.ProcessExitedException as error:  # it has said why
+        return error.exit_code
+    except KeyboardInterrupt:  # the terminal has told the processes too
+        for process in mp.active_children():
+            process.join()
+        return 130
+    return 0
+
+
+def _pass_on(number: int, frame: Any) -> None:
+    """Hands a signal on to the processes, and waits for them to write their checkpoint."""
+    children = mp.active_children()
+    for process in children:
+        process.terminate()
+    for process in children:
+        process.join()
+    raise SystemExit(128 + number)
+
+
+def _join_torchrun(main: Callable[[Any], None], args, device: str) -> None:
+    local_rank = int(os.environ["LOCAL_RANK"])
+    on_gpu = device != "cpu" and torch.cuda.is_available()
+    if on_gpu:
+        torch.cuda.set_device(local_rank)
+    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=TIMEOUT)
+    comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
+    comm.synchronize()
+    _guarded(main, args)
+    dist.destroy_process_group()
+
+
+def _guarded(main: Callable[[Any], None], args) -> None:
+    """main(args); a process of several that fails reports it and is gone.
+
+    Leaving in the usual way would wait in the process group's destructor for the others, which wait
+    for this one.
+    """
+    try:
+        main(args)
+    except SystemExit as stop:  # by a signal: all processes leave after the same step
+        _leave(stop.code if isinstance(stop.code, int) else 1)
+    except BaseException as error:
+        _leave(report_error(error, args.traceback))
+
+
+def _leave(status: int) -> None:
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+# ------------------------------------------------------------------------------------ errors
+USER_ERRORS = (ValueError, FileNotFoundError, FileExistsError, ImportError, FloatingPointError)
+OURS = ("hiera_det", "pretrain", "detectron2")
+
+
+def report_error(error: BaseException, show_traceback: bool = False) -> int:
+    """Prints what ended the run to stderr.
+
+    A mistake of the user's, or of the machine's, is one line, `error: what, where, fix`; a bug
+    keeps its traceback.
+
+    Returns:
+        The exit status: 2 for one line, 130 for Ctrl-C, 1 for a bug.
+    """
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    rank = f" (rank {comm.get_rank()})" if comm.get_world_size() > 1 else ""
+    text = _out_of_memory(error) or _user_text(error)
+    if text is None or show_traceback:
+        traceback.print_exception(error)
+    if text is not None:
+        print(f"error{rank}: {text}", file=sys.stderr, flush=True)
+        return 2
+    return 1
+
+
+def _user_text(error: BaseException) -> str | None:
+    """The message of an error that is the user's to mend; None for a bug.
+
+    That is one which our code raises on purpose, or OmegaConf for a value that is not set: not one
+    that comes up from the depths of torch or numpy.
+    """
+    from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+    from .checkpointer import DiskFullError
+
+    if isinstance(error, MissingMandatoryValue):
+        return f"{str(error).splitlines()[0]}. It has no default: give it as key=value"
+    if isinstance(error, OmegaConfBaseException):
+        return str(error)
+    if isinstance(error, DiskFullError):
+        return str(error.strerror)
+    if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    if not isinstance(error, USER_ERRORS):
+        return None
+    frames = traceback.extract_tb(error.__traceback__)
+    modules = os.path.normpath(frames[-1].filename).split(os.sep) if frames else []
+    return str(error) if any(name in modules for name in OURS) else None
+
+
+def _out_of_memory(error: BaseException) -> str | None:
+    is_cuda = isinstance(error, torch.cuda.OutOfMemoryError)
+    if not is_cuda and "can't allocate memory" not in str(error):
+        return None
+    where = "GPU" if is_cuda else "machine"
+    return (
+        f"the {where} is out of memory ({str(error).splitlines()[0]:.160}). What helps, in this "
+        "order: train.images_per_process=1 (the same batch in smaller parts), "
+        "model.backbone.bottom_up.trunk.act_checkpoint=True (model.act_checkpoint=True in "
+        "pretraining), train.amp.enabled=True, dataloader.image_size=768"
+    )

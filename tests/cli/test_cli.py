@@ -1,0 +1,129 @@
+"""The command `hiera-det`: help without torch, errors in one line, doors with the same options."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hiera_det import __version__
+from hiera_det.cli import VERBS, main
+
+ROOT = Path(__file__).parents[2]
+DOORS = [
+    path
+    for folder in ("tools", "pretrain")
+    for path in sorted((ROOT / folder).glob("*.py"))
+    if path.read_text().startswith("#!") and "hiera_det.cli" in path.read_text()
+]
+
+
+def python(code: str, *args: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", code, *args], capture_output=True, text=True, timeout=120
+    )
+
+
+@pytest.mark.parametrize("argv", [[], ["--help"], ["--version"], ["trian"]])
+def test_overview_needs_no_torch(argv):
+    code = (
+        "import sys; from hiera_det.cli import main; status = main(sys.argv[1:]);"
+        "assert 'torch' not in sys.modules and 'numpy' not in sys.modules; sys.exit(status)"
+    )
+    done = python(code, *argv)
+    if argv == ["trian"]:
+        assert done.returncode == 2
+        assert done.stderr == "error: hiera-det has no verb 'trian'; did you mean train?\n"
+    elif argv == ["--version"]:
+        assert done.stdout == f"hiera_det {__version__}\n"
+    else:
+        assert done.returncode == 0, done.stderr
+        assert all(f"\n  {verb} " in done.stdout for verb in VERBS)
+
+
+def test_help_of_every_verb_has_an_example_and_needs_no_torch():
+    code = (
+        "import sys\nfrom hiera_det.cli import VERBS, main\n"
+        "for verb in VERBS:\n"
+        "    try: main([verb, '--help'])\n"
+        "    except SystemExit as stop: assert stop.code == 0, verb\n"
+        "    print('=' * 9)\n"
+        "assert 'torch' not in sys.modules"
+    )
+    done = python(code)
+    assert done.returncode == 0, done.stderr
+    texts = done.stdout.split("=" * 9)[:-1]
+    for verb, text in zip(VERBS, texts, strict=True):
+        assert f"usage: hiera-det {verb}" in text and f"\n  hiera-det {verb}" in text.replace(
+            "    ", "  "
+        )
+
+
+@pytest.mark.parametrize("door", DOORS, ids=lambda path: path.name)
+def test_doors_are_a_few_lines(door):
+    lines = [line for line in door.read_text().splitlines() if line.strip()]
+    assert len(lines) <= 6
+    verb = re.search(r'main\(\["([\w-]+)"', door.read_text())[1]
+    assert verb in VERBS
+
+
+def test_every_promised_path_is_there():
+    names = {f"{path.parent.name}/{path.name}" for path in DOORS}
+    assert names >= {
+        "tools/lazyconfig_train_net.py",
+        "tools/convert_weights.py",
+        "tools/check_data.py",
+        "tools/analyze_model.py",
+        "tools/benchmark.py",
+        "tools/plot_metrics.py",
+        "pretrain/train_mae.py",
+        "pretrain/visualize_mae.py",
+        "pretrain/export.py",
+        "pretrain/finetune.py",
+        "pretrain/linear_probe.py",
+    }
+
+
+@pytest.mark.parametrize(
+    "argv, text",
+    [
+        (["train", "--config-file", "shapes/mask_rcnn_hiera_shape.py"], "did you mean"),
+        (["train", "--config-file", "shapes/mask_rcnn_hiera_shapes.py", "a.b=1"], "no key 'a.b'"),
+        (["eval", "--config-file", "shapes/mask_rcnn_hiera_shapes.py"], "say which weights"),
+        (["convert", "nowhere.pth", "out.pth"], "nowhere.pth does not exist"),
+        (["plot", "nowhere"], "nowhere: no such file"),
+        (["reconstruct", "--run", "nowhere", "--output", "a.png"], "no folder of a run"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_2(argv, text, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(argv) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: ") and text in err and len(err.splitlines()) == 1
+    assert main([*argv[:1], "--traceback", *argv[1:]]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch, capsys):
+    """A ValueError from the depths of a library is not the user's."""
+    import numpy as np
+
+    from hiera_det.report import curves
+
+    monkeypatch.setattr(curves, "plot_metrics", lambda *_: np.zeros(3).reshape(2, 2))
+    assert main(["plot", "anything"]) == 1
+    err = capsys.readouterr().err
+    assert "Traceback" in err and "cannot reshape" in err
+
+
+def test_missing_package_is_one_line(tmp_path):
+    """Without torch the command says so, and does not show where it noticed."""
+    (tmp_path / "torch.py").write_text("raise ImportError('No module named torch; pip install it')")
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from hiera_det.cli import main;"
+        "sys.exit(main(['train', '--config-file', 'shapes/mask_rcnn_hiera_shapes.py']))"
+    )
+    done = python(code)
+    assert done.returncode == 2 and done.stderr.startswith("error: No module named torch")
+    assert len(done.stderr.splitlines()) == 1
