@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from .data import ImageFiles, center_crop, random_crop
+from hiera_det.data.images import ImageFiles, center_crop, random_crop
+from hiera_det.modeling.pixels import IMAGENET_MEAN, IMAGENET_STD
 
 __all__ = ["ClassImages", "ClassificationLoss", "accuracy", "build_test_loader"]
 
@@ -34,10 +35,12 @@ class ClassImages(Dataset):
         crop_scale: Sequence[float] = (0.08, 1.0),
         rand_augment: int = 9,
         max_unreadable: int = 100,
+        intensity_range: Sequence[float] | None = None,
+        page: int | None = None,
     ):
         """
         Args:
-            root, max_unreadable: see `ImageFiles`.
+            root, max_unreadable, intensity_range, page: see `ImageFiles`.
             input_size: (H, W), px.
             crop_scale: smallest and largest share of the area, in training.
             rand_augment: magnitude of two operations of torchvision's RandAugment, of 10 as in
@@ -46,7 +49,7 @@ class ClassImages(Dataset):
         Raises:
             ValueError: images that lie in no sub-folder.
         """
-        self.files = ImageFiles(root, max_unreadable)
+        self.files = ImageFiles(root, max_unreadable, intensity_range, page)
         self.input_size = (int(input_size[0]), int(input_size[1]))
         self.crop_scale = tuple(crop_scale)
         # Of torchvision's 31 magnitudes 30 is the strongest, of timm's 10.
@@ -98,8 +101,8 @@ class ClassificationLoss:
     def __init__(
         self,
         num_classes: int,
-        pixel_mean: Sequence[float] = (123.675, 116.28, 103.53),
-        pixel_std: Sequence[float] = (58.395, 57.12, 57.375),
+        pixel_mean: Sequence[float] = IMAGENET_MEAN,
+        pixel_std: Sequence[float] = IMAGENET_STD,
         mixup: float = 0.8,
         cutmix: float = 1.0,
         label_smoothing: float = 0.1,

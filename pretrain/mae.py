@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hiera_det.modeling.hiera import Hiera, HieraBlock
+from hiera_det.modeling.pixels import IMAGENET_MEAN, IMAGENET_STD
 from hiera_det.modeling.positions import absolute_units
 from hiera_det.modeling.units import PATCH_STRIDE, Extent, units_order, units_to_map
 from hiera_det.modeling.units import UNIT_PIXELS as UNIT
@@ -83,8 +84,8 @@ class MaskedAutoencoderHiera(Hiera):
         decoder_depth: int = 8,
         decoder_num_heads: int = 16,
         decoder_pos_init: str = "normal",
-        pixel_mean: Sequence[float] = (123.675, 116.28, 103.53),
-        pixel_std: Sequence[float] = (58.395, 57.12, 57.375),
+        pixel_mean: Sequence[float] = IMAGENET_MEAN,
+        pixel_std: Sequence[float] = IMAGENET_STD,
         **kwargs: Any,
     ):
         """

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 COCO_TINY = Path(__file__).resolve().parents[2] / "shared/coco_tiny"
+NUCLEI = Path(__file__).resolve().parents[2] / "shared/nuclei"
 
 
 def pytest_report_header() -> str:
@@ -19,3 +20,11 @@ def coco_tiny() -> Path:
     if not COCO_TINY.is_dir():
         pytest.skip(f"no {COCO_TINY}")
     return COCO_TINY
+
+
+@pytest.fixture(scope="session")
+def nuclei() -> Path:
+    """334 microscopy images with RLE masks; not part of the repository."""
+    if not NUCLEI.is_dir():
+        pytest.skip(f"no {NUCLEI}")
+    return NUCLEI

@@ -5,7 +5,7 @@ python tools/lazyconfig_train_net.py --config-file configs/shapes/mask_rcnn_hier
 
 from detectron2.config import LazyCall as L
 
-import hiera_det.data.shapes  # registers shapes_train and shapes_val
+import hiera_det.data  # registers shapes_train and shapes_val
 from hiera_det.solver import warmup_cosine
 
 from ..common.data.coco_lsj import dataloader

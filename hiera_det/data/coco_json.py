@@ -85,14 +85,14 @@ def _class_names(path: Path, changed: int) -> tuple[str, ...]:
 def register_coco_json(
     name: str, json_file: str | os.PathLike, image_root: str | os.PathLike
 ) -> list[str]:
-    """Registers a COCO-format dataset under a name, for ``dataloader.*.dataset.names``.
+    """Registers a COCO-format dataset under a name, for `dataloader.*.dataset.names`.
 
     Registering the same files again does nothing: a config may be loaded more than once.
 
     Args:
         name: a name of your choice.
         json_file: the annotations.
-        image_root: the folder that the JSON's ``file_name`` entries start from.
+        image_root: the folder that the JSON's `file_name` entries start from.
 
     Returns:
         The class names, in the order of the model's outputs.

@@ -12,7 +12,7 @@ from detectron2.data.detection_utils import read_image
 from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 
-from hiera_det.data import shapes
+from hiera_det.data import shapes, shapes_draw
 
 SMALL = dict(num_train=26, num_val=14, image_size=128, seed=3)
 
@@ -49,20 +49,20 @@ def test_same_seed_gives_the_same_files_and_another_seed_others(root, tmp_path):
 def test_polygons_are_the_visible_masks(index):
     size = 192
     rng = np.random.default_rng(index)
-    image, objects = shapes.draw_scene(rng, size, num_objects=6, has_crowd=index % 4 == 0)
+    image, objects = shapes_draw.draw_scene(rng, size, num_objects=6, has_crowd=index % 4 == 0)
     assert image.shape == (size, size, 3) and image.dtype == np.uint8
     assert len(objects) >= 2
-    fine_size = size * shapes.SUPERSAMPLING
+    fine_size = size * shapes_draw.SUPERSAMPLING
     union = np.zeros((fine_size, fine_size), int)
     for thing in objects:
         visible = thing.visible.astype(bool)
         union += visible
         if not thing.is_crowd:
-            fine = [[shapes.SUPERSAMPLING * v for v in polygon] for polygon in thing.polygons]
+            fine = [[shapes_draw.SUPERSAMPLING * v for v in polygon] for polygon in thing.polygons]
             rles = mask_utils.frPyObjects(fine, fine_size, fine_size)
             drawn = mask_utils.decode(mask_utils.merge(rles)).astype(bool)
             iou = (drawn & visible).sum() / (drawn | visible).sum()
-            assert iou > 0.96, (shapes.CLASS_NAMES[thing.category], thing.area, iou)
+            assert iou > 0.96, (shapes_draw.CLASS_NAMES[thing.category], thing.area, iou)
             coarse = mask_utils.merge(mask_utils.frPyObjects(thing.polygons, size, size))
             assert mask_utils.area(coarse) == pytest.approx(thing.area, rel=0.1)
     assert union.max() <= 1  # a hidden part belongs to the object in front alone
@@ -72,13 +72,13 @@ def test_scenes_have_all_sizes_and_classes_overlaps_and_parts():
     sizes, classes, num_parts = Counter(), Counter(), Counter()
     for index in range(60):
         rng = np.random.default_rng(index)
-        for thing in shapes.draw_scene(rng, 192, num_objects=5)[1]:
+        for thing in shapes_draw.draw_scene(rng, 192, num_objects=5)[1]:
             sizes["S" if thing.area < 32**2 else "M" if thing.area < 96**2 else "L"] += 1
-            classes[shapes.CLASS_NAMES[thing.category]] += 1
+            classes[shapes_draw.CLASS_NAMES[thing.category]] += 1
             num_parts[len(thing.polygons)] += 1
     total = sum(sizes.values())
     assert min(sizes.values()) > 0.1 * total, sizes
-    assert set(classes) == set(shapes.CLASS_NAMES) and min(classes.values()) > 0.08 * total
+    assert set(classes) == set(shapes_draw.CLASS_NAMES) and min(classes.values()) > 0.08 * total
     assert num_parts[0] == 0 and sum(num_parts.values()) - num_parts[1] > 0
 
 
@@ -86,7 +86,7 @@ def test_scenes_have_all_sizes_and_classes_overlaps_and_parts():
 def test_json_is_coco(root, split):
     coco = COCO(root / "shapes" / "annotations" / f"instances_{split}.json")
     assert len(coco.imgs) == SMALL[f"num_{split}"]
-    assert [c["name"] for c in coco.cats.values()] == list(shapes.CLASS_NAMES)
+    assert [c["name"] for c in coco.cats.values()] == list(shapes_draw.CLASS_NAMES)
     assert min(coco.anns) == 1
     for annotation in coco.anns.values():
         mask = coco.annToMask(annotation)
@@ -105,10 +105,10 @@ def test_registered_set_loads_in_detectron2(registered, split):
     assert len(dicts) == SMALL[f"num_{split}"]
     assert read_image(dicts[0]["file_name"], "RGB").shape == (128, 128, 3)
     metadata = MetadataCatalog.get(f"shapes_{split}")
-    assert metadata.thing_classes == list(shapes.CLASS_NAMES)
+    assert metadata.thing_classes == list(shapes_draw.CLASS_NAMES)
     assert metadata.evaluator_type == "coco" and Path(metadata.json_file).is_file()
     classes = {a["category_id"] for record in dicts for a in record["annotations"]}
-    assert classes <= set(range(len(shapes.CLASS_NAMES)))
+    assert classes <= set(range(len(shapes_draw.CLASS_NAMES)))
 
 
 def test_registering_makes_nothing(tmp_path, monkeypatch):

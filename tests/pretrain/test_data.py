@@ -8,15 +8,8 @@ from torch.testing import assert_close
 from torchvision.transforms import v2
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from pretrain.data import (
-    ImageFiles,
-    PretrainImages,
-    SeededSampler,
-    build_pretrain_loader,
-    center_crop,
-    random_crop,
-    split_batch,
-)
+from hiera_det.data.images import ImageFiles, center_crop, random_crop
+from pretrain.data import PretrainImages, build_pretrain_loader
 
 
 def noise(height: int = 40, width: int = 60, channels: int = 3) -> np.ndarray:
@@ -142,9 +135,11 @@ def test_grey_image_is_grey_and_cmyk_keeps_its_colours(tmp_path):
     assert abs(red - 200) < 12 and abs(green - 30) < 12 and abs(blue - 60) < 12
 
 
-def test_sixteen_bits_keep_their_range(tmp_path):
+def test_stated_range_of_sixteen_bits(tmp_path):
     Image.fromarray(np.full((50, 50), 128 * 256, np.uint16)).save(tmp_path / "a.png")
-    assert make(tmp_path).view(0).unique().tolist() == [128]
+    dataset = make(tmp_path, intensity_range=[0, 65535])
+    assert dataset.view(0).unique().tolist() == [128]
+    assert dataset[(0, 0)][0].unique().tolist() == [128]
 
 
 def test_image_beyond_pillows_limit_is_reported(folder, caplog):
@@ -268,7 +263,7 @@ def test_sample_depends_on_its_seed_alone(folder):
 def test_stream_is_the_same_for_any_number_of_workers_and_resumes(folder, num_workers):
     def batches(start: int, workers: int, count: int):
         loader = build_pretrain_loader(
-            make(folder), 4, images_per_process=4, num_workers=workers, seed=3, start_iter=start
+            make(folder), 4, num_workers=workers, batch_size=4, seed=3, start=4 * start
         )
         iterator = iter(loader)
         return [next(iterator) for _ in range(count)]
@@ -279,37 +274,7 @@ def test_stream_is_the_same_for_any_number_of_workers_and_resumes(folder, num_wo
 
 def test_accumulated_stream_has_the_samples_of_the_whole_batch(folder):
     def images(at_once: int, count: int) -> torch.Tensor:
-        iterator = iter(build_pretrain_loader(make(folder), 4, at_once, num_workers=0))
+        iterator = iter(build_pretrain_loader(make(folder), 4, 0, batch_size=at_once))
         return torch.cat([next(iterator)[0] for _ in range(count)])
 
     assert_close(images(1, 8), images(4, 2))
-
-
-def test_processes_share_one_stream(monkeypatch):
-    from detectron2.data import samplers
-    from detectron2.utils import comm
-
-    def stream(rank: int, world_size: int, count: int) -> list:
-        for module in (comm, samplers.distributed_sampler.comm):
-            monkeypatch.setattr(module, "get_rank", lambda: rank)
-            monkeypatch.setattr(module, "get_world_size", lambda: world_size)
-        iterator = iter(SeededSampler(10, seed=0))
-        return [next(iterator) for _ in range(count)]
-
-    together = stream(0, 1, 12)
-    first, second = stream(0, 2, 6), stream(1, 2, 6)
-    assert [x for pair in zip(first, second, strict=True) for x in pair] == together
-
-
-@pytest.mark.parametrize(
-    "total, processes, at_most, expected",
-    [(4096, 8, 256, (256, 2)), (32, 1, 32, (32, 1)), (48, 2, 10, (8, 3)), (7, 1, 4, (1, 7))],
-)
-def test_split_batch(total, processes, at_most, expected):
-    assert split_batch(total, processes, at_most) == expected
-
-
-@pytest.mark.parametrize("total, processes, at_most", [(10, 4, 8), (0, 1, 8), (8, 1, 0)])
-def test_split_batch_refuses(total, processes, at_most):
-    with pytest.raises(ValueError, match=f"total_batch_size={total}"):
-        split_batch(total, processes, at_most)

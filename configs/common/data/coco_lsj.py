@@ -3,15 +3,18 @@
 import detectron2.data.transforms as T
 from detectron2.config import LazyCall as L
 from detectron2.data import (
-    DatasetMapper,
     build_detection_test_loader,
     build_detection_train_loader,
     get_detection_dataset_dicts,
 )
 from detectron2.evaluation import COCOEvaluator
 
+from hiera_det.data.mapper import DatasetMapper
+
 dataloader = dict(
     image_size=1024,  # pixels, a side
+    intensity_range=None,  # of pixels of more than 8 bits, as [0, 4095]; None: percentiles
+    page=None,  # of files that hold several images, from 0
     train=L(build_detection_train_loader)(
         dataset=L(get_detection_dataset_dicts)(names="coco_2017_train"),
         mapper=L(DatasetMapper)(
@@ -32,7 +35,10 @@ dataloader = dict(
             image_format="RGB",
             use_instance_mask=True,
             recompute_boxes=True,  # boxes are tight again after a crop
+            intensity_range="${dataloader.intensity_range}",
+            page="${dataloader.page}",
         ),
+        aspect_ratio_grouping=False,  # squares need none, and it would make a resume inexact
         total_batch_size=64,
         num_workers=4,
     ),
@@ -47,6 +53,8 @@ dataloader = dict(
                 ),
             ],
             image_format="${...train.mapper.image_format}",
+            intensity_range="${dataloader.intensity_range}",
+            page="${dataloader.page}",
         ),
         num_workers=4,
     ),

@@ -17,6 +17,7 @@ from detectron2.modeling.roi_heads import (
 )
 
 from hiera_det.modeling.backbone import HieraBackbone
+from hiera_det.modeling.pixels import IMAGENET_MEAN, IMAGENET_STD
 from hiera_det.modeling.poolers import Float32ROIPooler
 from hiera_det.modeling.variants import build_detection_hiera
 
@@ -94,7 +95,7 @@ model = L(GeneralizedRCNN)(
         ),
     ),
     # of the pretraining, on the 0 to 255 scale of the data
-    pixel_mean=[123.675, 116.28, 103.53],
-    pixel_std=[58.395, 57.12, 57.375],
+    pixel_mean=[*IMAGENET_MEAN],
+    pixel_std=[*IMAGENET_STD],
     input_format="RGB",
 )

@@ -3,6 +3,7 @@
 from detectron2.config import LazyCall as L
 
 from hiera_det.modeling.classifier import build_classifier
+from hiera_det.modeling.pixels import IMAGENET_MEAN, IMAGENET_STD
 from pretrain.classify import ClassificationLoss, ClassImages, build_test_loader
 from pretrain.data import build_pretrain_loader
 
@@ -20,6 +21,8 @@ model = L(build_classifier)(
 _root = "${oc.env:DETECTRON2_DATASETS,datasets}/imagenet"
 dataloader = dict(
     input_size=(224, 224),  # px
+    intensity_range=None,  # of pixels of more than 8 bits, as [0, 4095]; None: percentiles
+    page=None,  # of files that hold several images, from 0
     train=L(build_pretrain_loader)(
         dataset=L(ClassImages)(
             root=f"{_root}/train",
@@ -27,13 +30,19 @@ dataloader = dict(
             crop_scale=(0.08, 1.0),
             rand_augment=9,
             max_unreadable=100,
+            intensity_range="${dataloader.intensity_range}",
+            page="${dataloader.page}",
         ),
         total_batch_size=1024,  # of an optimizer step, whatever the number of processes
         num_workers=8,
     ),
     test=L(build_test_loader)(
         dataset=L(ClassImages)(
-            root=f"{_root}/val", input_size="${dataloader.input_size}", max_unreadable=0
+            root=f"{_root}/val",
+            input_size="${dataloader.input_size}",
+            max_unreadable=0,
+            intensity_range="${dataloader.intensity_range}",
+            page="${dataloader.page}",
         ),
         batch_size=128,
         num_workers=8,
@@ -46,8 +55,8 @@ train.images_per_process = 128  # at once; the rest is accumulated
 train.eval_epochs = 5
 train.loss = L(ClassificationLoss)(
     num_classes="${model.num_classes}",
-    pixel_mean=[123.675, 116.28, 103.53],
-    pixel_std=[58.395, 57.12, 57.375],
+    pixel_mean=[*IMAGENET_MEAN],
+    pixel_std=[*IMAGENET_STD],
     mixup=0.8,
     cutmix=1.0,
     label_smoothing=0.1,

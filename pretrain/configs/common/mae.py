@@ -6,6 +6,7 @@ paper does not say how the warm-up starts and where the cosine ends: 0.001 of th
 
 from detectron2.config import LazyCall as L
 
+from hiera_det.modeling.pixels import IMAGENET_MEAN, IMAGENET_STD
 from pretrain.data import PretrainImages, build_pretrain_loader
 from pretrain.mae import build_mae
 
@@ -23,11 +24,13 @@ model = L(build_mae)(
     decoder_num_heads=16,
     decoder_pos_init="normal",  # or "sincos", for runs that are short
     act_checkpoint=False,
-    pixel_mean=[123.675, 116.28, 103.53],
-    pixel_std=[58.395, 57.12, 57.375],
+    pixel_mean=[*IMAGENET_MEAN],
+    pixel_std=[*IMAGENET_STD],
 )
 
 dataloader = dict(
+    intensity_range=None,  # of pixels of more than 8 bits, as [0, 4095]; None: percentiles
+    page=None,  # of files that hold several images, from 0
     train=L(build_pretrain_loader)(
         dataset=L(PretrainImages)(
             root="${oc.env:DETECTRON2_DATASETS,datasets}/imagenet/train",
@@ -36,6 +39,8 @@ dataloader = dict(
             crop_scale=(0.2, 1.0),
             flip=True,
             max_unreadable=100,
+            intensity_range="${dataloader.intensity_range}",
+            page="${dataloader.page}",
         ),
         total_batch_size=4096,  # of an optimizer step, whatever the number of processes
         num_workers=8,

@@ -1,0 +1,115 @@
+"""From a dataset dict to an input of the model, with pixels of any depth and masks of any kind."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import detectron2.data.transforms as T
+import numpy as np
+import torch
+from detectron2.data import DatasetMapper as Detectron2Mapper
+from detectron2.data import detection_utils
+
+from .images import read_image, valid_range
+
+__all__ = ["DatasetMapper"]
+
+
+class DatasetMapper(Detectron2Mapper):
+    """Detectron2's mapper of boxes and masks, which reads with `hiera_det.data.images.read_image`.
+
+    With 8-bit images and polygons its results are Detectron2's. Beyond it: images of 16 bits and
+    floats, RLE masks of objects without a key that says so, and images whose annotations are all
+    crowds. Keypoints, proposals and semantic segmentation need Detectron2's own.
+    """
+
+    def __init__(
+        self,
+        is_train: bool,
+        *,
+        augmentations: Sequence[Any],
+        image_format: str,
+        use_instance_mask: bool = False,
+        instance_mask_format: str | None = None,
+        recompute_boxes: bool = False,
+        intensity_range: Sequence[float] | None = None,
+        page: int | None = None,
+    ):
+        """
+        Args:
+            is_train: False leaves out the annotations.
+            augmentations: of Detectron2, applied in this order to image and annotations.
+            image_format: "RGB", "BGR" or "L"; the model's input_format.
+            use_instance_mask: keep the masks.
+            instance_mask_format: "polygon", "bitmask", or None: as the annotations of each image
+                have it, bitmask as soon as one of its objects has an RLE.
+            recompute_boxes: take the boxes from the transformed masks, which are tight after a
+                crop; transformed boxes are not.
+            intensity_range, page: see `hiera_det.data.images.open_image`.
+        """
+        super().__init__(
+            is_train,
+            augmentations=augmentations,
+            image_format=image_format,
+            use_instance_mask=use_instance_mask,
+            instance_mask_format=instance_mask_format or "polygon",
+            recompute_boxes=recompute_boxes,
+        )
+        self.instance_mask_format = instance_mask_format
+        self.intensity_range, self.page = valid_range(intensity_range), page
+
+    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
+        """
+        Args:
+            dataset_dict: of one image, as Detectron2's datasets have it; it is not changed.
+
+        Returns:
+            A dict with "image", uint8 (C, H, W), in training with "instances", and what else the
+            given one holds.
+
+        Raises:
+            FileNotFoundError, ValueError: see `read_image`; or an annotation does not fit the
+                image. Names the file.
+        """
+        dataset_dict = copy.deepcopy(dataset_dict)
+        name = dataset_dict["file_name"]
+        image = read_image(name, self.image_format, self.intensity_range, self.page)
+        detection_utils.check_image_size(dataset_dict, image)
+        aug_input = T.AugInput(image)
+        transforms = self.augmentations(aug_input)
+        image = aug_input.image
+        # Contiguous: views are slow to share with the main process.
+        pixels = np.ascontiguousarray(image.transpose(2, 0, 1))  # (H, W, C) -> (C, H, W)
+        dataset_dict["image"] = torch.as_tensor(pixels)
+        annotations = dataset_dict.pop("annotations", None)
+        if self.is_train and annotations is not None:
+            try:
+                instances = self._instances(annotations, transforms, image.shape[:2])
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
+            dataset_dict["instances"] = instances
+        return dataset_dict
+
+    def _instances(self, annotations: list[dict], transforms: Any, size: tuple[int, int]):
+        """Annotations of the original image to `Instances` in the augmented one of (H, W)."""
+        annotations = [a for a in annotations if a.get("iscrowd", 0) == 0]
+        for annotation in annotations:
+            annotation.pop("keypoints", None)
+            if not self.use_instance_mask:
+                annotation.pop("segmentation", None)
+            elif annotation.get("segmentation") is None:
+                raise ValueError(
+                    "an object has no 'segmentation', but masks are trained; annotate it, or train "
+                    "boxes alone (use_instance_mask and recompute_boxes False, no mask head)"
+                )
+        is_rle = any(isinstance(a.get("segmentation"), dict) for a in annotations)
+        mask_format = self.instance_mask_format or ("bitmask" if is_rle else "polygon")
+        for annotation in annotations:
+            detection_utils.transform_instance_annotations(annotation, transforms, size)
+            mask = annotation.get("segmentation")
+            if isinstance(mask, np.ndarray):
+                annotation["segmentation"] = mask == 1  # a crop pads with 255: outside the image
+        instances = detection_utils.annotations_to_instances(annotations, size, mask_format)
+        if self.recompute_boxes and len(instances):
+            instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
+        return detection_utils.filter_empty_instances(instances)
