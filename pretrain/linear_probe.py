@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import pretrain.optim  # noqa: F401  registers the resolver that the configs use
 from hiera_det.checkpoint import load_init_checkpoint
 from hiera_det.config import load_config
 from hiera_det.modeling.hiera import Hiera

@@ -1,23 +1,9 @@
-"""Learning rates by batch size, and which parameters decay."""
-
-from omegaconf import OmegaConf
+"""Which parameters decay, and how fast each layer learns."""
 
 from hiera_det.modeling.hiera import Hiera
 from hiera_det.solver.param_groups import layer_scale
 
-__all__ = ["linear_lr", "param_groups"]
-
-
-def linear_lr(base_lr: float, batch_size: int, base_batch_size: int) -> float:
-    """`base_lr`, which is for `base_batch_size`, in proportion to the batch.
-
-    In configs: `"${linear_lr:8e-4,${dataloader.train.total_batch_size},4096}"`.
-    """
-    return base_lr * batch_size / base_batch_size
-
-
-# Configs are saved with their interpolations, so whoever reads a saved one needs the resolver too.
-OmegaConf.register_new_resolver("linear_lr", linear_lr, replace=True)
+__all__ = ["param_groups"]
 
 
 def param_groups(

@@ -15,7 +15,6 @@ from pathlib import Path
 import torch
 from detectron2.config import instantiate
 
-import pretrain.optim  # noqa: F401  registers the resolver that the configs use
 from hiera_det.checkpoint import read_checkpoint
 from hiera_det.config import load_config
 from pretrain.masking import random_keep_mask

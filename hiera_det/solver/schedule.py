@@ -14,21 +14,32 @@ from fvcore.common.param_scheduler import (
     MultiStepParamScheduler,
     ParamScheduler,
 )
-from omegaconf import OmegaConf
 
-__all__ = ["iterations", "warmup_cosine", "warmup_multistep"]
+__all__ = ["iterations", "linear_lr", "warmup_cosine", "warmup_multistep"]
 
 
 def iterations(epochs: float, images: int, batch_size: int) -> int:
     """Iterations of `epochs` passes over `images` in batches of `batch_size`, at least 1.
 
     In configs: `"${iterations:100,118000,${dataloader.train.total_batch_size}}"`.
+
+    Raises:
+        ValueError: one of them is not positive.
     """
+    if min(epochs, images, batch_size) <= 0:
+        raise ValueError(
+            f"a run of {epochs} epochs of {images} images in batches of {batch_size}: each must be "
+            "above 0 (train.epochs, train.epoch_images, dataloader.train.total_batch_size)"
+        )
     return max(1, round(epochs * images / batch_size))
 
 
-# Configs are saved with their interpolations, so whoever reads a saved one needs the resolver too.
-OmegaConf.register_new_resolver("iterations", iterations, replace=True)
+def linear_lr(base_lr: float, batch_size: int, base_batch_size: int) -> float:
+    """`base_lr`, which is for `base_batch_size`, in proportion to the batch.
+
+    In configs: `"${linear_lr:8e-4,${dataloader.train.total_batch_size},4096}"`.
+    """
+    return base_lr * batch_size / base_batch_size
 
 
 def warmup_multistep(
