@@ -283,17 +283,19 @@ class SeededSampler(Sampler):
             yield int(np.random.SeedSequence([self.seed, place]).generate_state(1)[0]), index
 
 
-def split_batch(total: int, num_processes: int, images_per_process: int) -> tuple[int, int]:
+def split_batch(total: int, num_processes: int, images_per_process: int | None) -> tuple[int, int]:
     """How a batch is reached: (images of a process at once, steps whose gradients are added).
 
     Args:
         total: images of an optimizer step.
         num_processes: processes that share it.
-        images_per_process: the most that one holds at once.
+        images_per_process: the most that one holds at once; None for its whole share.
 
     Raises:
         ValueError: `total` does not divide among the processes, or a number is not positive.
     """
+    if images_per_process is None:
+        images_per_process = total
     if min(total, images_per_process) < 1 or total % num_processes:
         raise ValueError(
             f"dataloader.train.total_batch_size={total} in parts of at most images_per_process="

@@ -29,7 +29,7 @@ Examples:
   your own images, flat or in sub-folders, on one GPU:
     python pretrain/train_mae.py --config-file pretrain/configs/mae_hiera_b_abswin.py \\
         dataloader.train.dataset.root=/data/images dataloader.train.total_batch_size=512 \\
-        dataloader.train.images_per_process=128 train.epochs=400
+        train.images_per_process=128 train.epochs=400
   8 GPUs; on several machines add torchrun's --nnodes and --rdzv-endpoint:
     torchrun --nproc-per-node 8 pretrain/train_mae.py --config-file ...
   continue a run that was stopped (options stand before key=value):        ... --resume

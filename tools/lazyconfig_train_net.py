@@ -23,7 +23,6 @@ from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-import hiera_det.data  # noqa: F401  registers shapes_train and shapes_val
 from hiera_det import engine
 from hiera_det.checkpoint import load_full, load_init_checkpoint
 from hiera_det.config import find_config, load_config
@@ -128,10 +127,10 @@ def main(args) -> None:
     args.config_file = str(find_config(args.config_file))
     cfg = load_config(args.config_file, args.opts)
     engine.choose_device(cfg)
-    engine.check_config(cfg)
+    warnings = engine.check_config(cfg)
     if args.dry_run:
         if comm.is_main_process():
-            print(dry_run(cfg))
+            print(dry_run(cfg, warnings))
         return
     if args.eval_only:
         if not cfg.train.init_checkpoint:

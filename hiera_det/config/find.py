@@ -23,8 +23,8 @@ def find_config(name: str | Path) -> Path:
     """The file of a config.
 
     Args:
-        name: a path; or, from any folder, the name of a config that ships: "COCO/mask_rcnn_hiera_b",
-            "pretrain/mae_hiera_b.py", also as its path in a checkout, "configs/COCO/…" or
+        name: a path; or, from any folder, the name of a config that ships:
+            "COCO/mask_rcnn_hiera_b", "pretrain/mae_hiera_b.py", also as its path in a checkout, "configs/COCO/…" or
             "pretrain/configs/…". A file at that path goes before a name.
 
     Raises:

@@ -57,10 +57,11 @@ def _parse(cfg: DictConfig, text: str) -> tuple[str, Any, bool, bool]:
         override = OverridesParser.create().parse_override(text)
         value = override.value()
     except Exception as error:  # hydra's own exception type wraps antlr's message
-        if plain is None or plain[3].startswith(GRAMMAR):
+        if plain is None or plain[3].startswith(GRAMMAR) or _holds_other(cfg, plain[2]):
             raise ValueError(
-                f"override {text!r} is not key=value in Hydra's grammar ({error}). Text that "
-                "begins with a bracket or a quote is quoted twice: \"train.output_dir='[a] b'\""
+                f"override {text!r} is not key=value in Hydra's grammar ({error}). A list is "
+                "key=[1,2]; text that begins with a bracket or a quote is quoted twice: "
+                "\"train.output_dir='[a] b'\""
             ) from error
         return plain[2], plain[3], bool(plain[1]), True
     key, is_new = override.key_or_group, override.is_add() or override.is_force_add()
@@ -75,6 +76,13 @@ def _holds_text(cfg: DictConfig, key: str) -> bool:
     """Whether the key is a path, or a key of the run whose value is text."""
     is_text = key.startswith("train.") and isinstance(raw_value(cfg, key), str)
     return key in PATHS or (is_text and "${" not in raw_value(cfg, key))
+
+
+def _holds_other(cfg: DictConfig, key: str) -> bool:
+    """Whether the key has a number, a list or a dict, which no text can replace."""
+    node = find_node(cfg, key)
+    is_empty = node is None or node._is_none() or node._is_missing() or node._is_interpolation()
+    return not is_empty and not isinstance(raw_value(cfg, key), str)
 
 
 def _nearest(cfg: DictConfig, key: str) -> list[str]:

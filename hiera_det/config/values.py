@@ -113,7 +113,9 @@ def check_values(cfg: DictConfig, defaults: DictConfig) -> None:
     Raises:
         ValueError: names key, value and what it has to be.
     """
-    rules = {key: _OF_TYPE[type(v)] for key, v in _leaves(defaults, "train.") if type(v) in _OF_TYPE}
+    rules = {
+        key: _OF_TYPE[type(v)] for key, v in _leaves(defaults, "train.") if type(v) in _OF_TYPE
+    }
     for key, rule in (rules | RULES).items():
         node = find_node(cfg, key)
         if node is None or node._is_interpolation() or node._is_missing():

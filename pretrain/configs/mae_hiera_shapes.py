@@ -22,14 +22,16 @@ model.input_size = (_side, _side)
 model.update(decoder_embed_dim=128, decoder_depth=2, decoder_num_heads=4, decoder_pos_init="sincos")
 
 dataloader.train.dataset.root = L(shapes_folder)()
-dataloader.train.update(total_batch_size=16, images_per_process=16, num_workers=0)
+dataloader.train.update(total_batch_size=16, num_workers=0)
 
 train.output_dir = "./output/mae_hiera_shapes"
 train.epochs = 8
 train.warmup_epochs = 1
 train.epoch_images = 2000
+train.images_per_process = 16
 train.picture_epochs = 2
 train.checkpointer.period = 250
 train.amp.enabled = False
+train.lr_scaling.base_batch_size = 16
 
 optimizer.lr = 1e-3  # of this small net; no rule for it

@@ -29,7 +29,7 @@ dataloader = dict(
             max_unreadable=100,
         ),
         total_batch_size=1024,  # of an optimizer step, whatever the number of processes
-        images_per_process=128,  # at once; the rest is accumulated
+        images_per_process="${train.images_per_process}",
         num_workers=8,
     ),
     test=L(build_test_loader)(
@@ -41,9 +41,8 @@ dataloader = dict(
     ),
 )
 
-train.epochs = 100
-train.warmup_epochs = 5
 train.eval_epochs = 5
+train.images_per_process = 128
 train.loss = L(ClassificationLoss)(
     num_classes="${model.num_classes}",
     pixel_mean=[123.675, 116.28, 103.53],

@@ -38,13 +38,14 @@ dataloader = dict(
             max_unreadable=100,
         ),
         total_batch_size=4096,  # of an optimizer step, whatever the number of processes
-        images_per_process=256,  # at once; the rest is accumulated
+        images_per_process="${train.images_per_process}",
         num_workers=8,
     ),
 )
 
 train.epochs = 1600
 train.warmup_epochs = 40
+train.images_per_process = 256
 train.picture_epochs = 20  # between two pictures of reconstructions; 0 draws the last one alone
 train.num_pictures = 8  # images in it; 0 draws none
 
