@@ -24,8 +24,8 @@ def find_config(name: str | Path) -> Path:
 
     Args:
         name: a path; or, from any folder, the name of a config that ships:
-            "COCO/mask_rcnn_hiera_b", "pretrain/mae_hiera_b.py", also as its path in a checkout, "configs/COCO/…" or
-            "pretrain/configs/…". A file at that path goes before a name.
+            "COCO/mask_rcnn_hiera_b", "pretrain/mae_hiera_b.py", also as its path in a
+            checkout, "configs/COCO/…" or "pretrain/configs/…". A file at that path goes first.
 
     Raises:
         FileNotFoundError: neither; names the nearest.
