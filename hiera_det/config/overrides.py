@@ -81,6 +81,8 @@ def _holds_text(cfg: DictConfig, key: str) -> bool:
 def _holds_other(cfg: DictConfig, key: str) -> bool:
     """Whether the key has a number, a list or a dict, which no text can replace."""
     node = find_node(cfg, key)
+    if key in PATHS:  # a folder may stand in place of a call that makes one
+        return False
     is_empty = node is None or node._is_none() or node._is_missing() or node._is_interpolation()
     return not is_empty and not isinstance(raw_value(cfg, key), str)
 

@@ -24,12 +24,12 @@ def iterations(epochs: float, images: int, batch_size: int) -> int:
     In configs: `"${iterations:100,118000,${dataloader.train.total_batch_size}}"`.
 
     Raises:
-        ValueError: one of them is not positive.
+        ValueError: negative epochs (0 is a warm-up of none), no images, or an empty batch.
     """
-    if min(epochs, images, batch_size) <= 0:
+    if epochs < 0 or min(images, batch_size) <= 0:
         raise ValueError(
-            f"a run of {epochs} epochs of {images} images in batches of {batch_size}: each must be "
-            "above 0 (train.epochs, train.epoch_images, dataloader.train.total_batch_size)"
+            f"{epochs} epochs of {images} images in batches of {batch_size}: each must be above 0 "
+            "(train.epochs, train.epoch_images, dataloader.train.total_batch_size)"
         )
     return max(1, round(epochs * images / batch_size))
 

@@ -134,7 +134,7 @@ def test_killed_and_resumed_run_is_the_uninterrupted_one(
 
 def test_accumulation_equals_the_whole_batch(run, images, tmp_path):
     output = tmp_path / "accumulated"
-    train_mae.main(arguments(images, output, "dataloader.train.images_per_process=1"))
+    train_mae.main(arguments(images, output, "train.images_per_process=1"))
     assert_close(losses(output), losses(run), rtol=1e-4, atol=1e-5)
     assert "1 processes x 1 images x 4 steps" in (output / "log.txt").read_text()
 
