@@ -1,6 +1,7 @@
 """Values that pass Detectron2 and cost AP: each is an error or a warning that names its key."""
 
 import logging
+import re
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ LEAVES = sorted(
     if not {"common", "custom"} & set(path.parts) and path.name != "__init__.py"
 )
 BGR = ["model.input_format=BGR", "dataloader.train.mapper.image_format=BGR"]
+BGR_OWN_PIXELS = [*BGR, "model.pixel_mean=[100,110,120]", "model.pixel_std=[50,51,52]"]
 
 
 @pytest.mark.parametrize("name", LEAVES)
@@ -95,7 +97,7 @@ def test_resize_without_max_size_in_a_new_list():
         (["model.pixel_std=[1,1,1]"], "model.pixel_std=.*Caffe.*58.395"),
         (["model.pixel_mean=[90,100,110]"], "model.pixel_mean=.*rises from red to blue"),
         (
-            [*BGR, "model.pixel_mean=[100,110,120]", "model.pixel_std=[50,51,52]", "train.init_checkpoint=a"],
+            [*BGR_OWN_PIXELS, "train.init_checkpoint=a"],
             "model.input_format=BGR with train.init_checkpoint=a: every public Hiera saw RGB",
         ),
         (["dataloader.train.mapper.recompute_boxes=False"], "recompute_boxes=False with FixedSize"),
@@ -108,12 +110,11 @@ def test_resize_without_max_size_in_a_new_list():
         (["optimizer.lr=3.5e-4"], "optimizer.lr=0.00035 at .*=64"),
         (["optimizer.lr=1e-6"], "optimizer.lr=1e-06 at .*=64"),
     ],
-)  # fmt: skip
+)
 def test_warnings_name_the_key(overrides, text, caplog):
     warnings = check_config(load_config(LEAF, overrides))
     assert len(warnings) == 1
-    with pytest.raises(AssertionError, match=text):
-        raise AssertionError(warnings[0])
+    assert re.search(text, warnings[0]), warnings[0]
     assert [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING] == warnings
 
 
@@ -124,11 +125,11 @@ def test_warnings_name_the_key(overrides, text, caplog):
         ["dataloader.train.total_batch_size=16", "optimizer.lr=8.75e-6"],
         ["dataloader.train.total_batch_size=16", "train.lr_scaling.rule=sqrt"],
         ["dataloader.train.total_batch_size=32"],
-        ["dataloader.train.mapper.recompute_boxes=False", "dataloader.train.mapper.use_instance_mask=False"],
+        [f"dataloader.train.mapper.{k}=False" for k in ("recompute_boxes", "use_instance_mask")],
         [*BGR, "model.pixel_mean=[103.53,116.28,123.675]", "model.pixel_std=[57.375,57.12,58.395]"],
         ["model.pixel_mean=[0,0,0]", "model.pixel_std=[255,255,255]"],
     ],
-)  # fmt: skip
+)
 def test_what_may_be_meant_passes(overrides):
     assert check_config(load_config(LEAF, overrides)) == []
 
