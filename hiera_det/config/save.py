@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import yaml
 from detectron2.config import LazyConfig
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from detectron2.utils.registry import _convert_target_to_string
+from omegaconf import DictConfig, ListConfig, OmegaConf, SCMode
 from omegaconf.errors import InterpolationToMissingValueError
 
 from .resolvers import FORMULAS, ON_DEMAND
@@ -55,9 +57,34 @@ def save_config(cfg: DictConfig, path: str | Path) -> None:
     """Writes `resolved(cfg)` as YAML for `load_config`; both Detectron2s' LazyConfig read it too.
 
     Without `hiera_det.config` the model can be built from it; what the resolvers of
-    `config/resolvers.py` say cannot be read.
+    `config/resolvers.py` say cannot be read. (`LazyConfig.save` of the real Detectron2 evaluates
+    every interpolation, so it needs the data that a config names.)
     """
-    LazyConfig.save(resolved(cfg), str(path))
+    cfg = resolved(cfg)
+    content = OmegaConf.to_container(cfg, resolve=False, structured_config_mode=SCMode.INSTANTIATE)
+    try:
+        text = yaml.dump(
+            _targets_as_paths(content), default_flow_style=None, width=1000, allow_unicode=True
+        )
+        yaml.unsafe_load(text)  # what `LazyConfig.load` does; raises for a lambda
+    except (yaml.YAMLError, TypeError, AttributeError, ImportError):
+        LazyConfig.save(cfg, str(path))  # Detectron2 warns, and pickles it beside
+        return
+    Path(path).write_text(text, encoding="utf-8")
+
+
+def _targets_as_paths(content: Any) -> Any:
+    """Callables under `_target_` as dotted paths, in nested dicts and lists."""
+    if isinstance(content, list):
+        return [_targets_as_paths(value) for value in content]
+    if not isinstance(content, dict):
+        return content
+    return {
+        key: _convert_target_to_string(value)
+        if key == "_target_" and callable(value)
+        else _targets_as_paths(value)
+        for key, value in content.items()
+    }
 
 
 def _interpolations(node: DictConfig | ListConfig) -> Iterator[tuple[Any, Any, str]]:

@@ -6,6 +6,7 @@ command line leaves nothing behind. (A warm-up stored as a *fraction* computed a
 with max_iter: 250 iterations of 184,375 become 3 of 2,000.)
 """
 
+import math
 from collections.abc import Sequence
 
 from detectron2.solver import WarmupParamScheduler
@@ -24,13 +25,15 @@ def iterations(epochs: float, images: int, batch_size: int) -> int:
     In configs: `"${iterations:100,118000,${dataloader.train.total_batch_size}}"`.
 
     Raises:
-        ValueError: negative epochs (0 is a warm-up of none), no images, or an empty batch.
+        ValueError: negative epochs, no images, or a batch of none, with the keys that say so.
     """
-    if epochs < 0 or min(images, batch_size) <= 0:
+    if not 0 <= epochs < math.inf:
         raise ValueError(
-            f"{epochs} epochs of {images} images in batches of {batch_size}: each must be above 0 "
-            "(train.epochs, train.epoch_images, dataloader.train.total_batch_size)"
+            f"{epochs} epochs (train.epochs, train.warmup_epochs): needed is 0 or more"
         )
+    if images < 1:
+        raise ValueError(f"train.epoch_images={images}: an epoch has 1 image or more")
+    _check_batch_size(batch_size)
     return max(1, round(epochs * images / batch_size))
 
 
@@ -38,8 +41,19 @@ def linear_lr(base_lr: float, batch_size: int, base_batch_size: int) -> float:
     """`base_lr`, which is for `base_batch_size`, in proportion to the batch.
 
     In configs: `"${linear_lr:8e-4,${dataloader.train.total_batch_size},4096}"`.
+
+    Raises:
+        ValueError: a batch of none.
     """
+    _check_batch_size(batch_size)
     return base_lr * batch_size / base_batch_size
+
+
+def _check_batch_size(batch_size: int) -> None:
+    if batch_size < 1:
+        raise ValueError(
+            f"dataloader.train.total_batch_size={batch_size}: a step takes 1 image or more"
+        )
 
 
 def warmup_multistep(

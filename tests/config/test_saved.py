@@ -96,6 +96,21 @@ def test_overrides_of_a_saved_config_reach_what_follows(data, tmp_path):
     assert cfg.model.backbone.square_pad == 320
 
 
+def test_saving_needs_no_data(data, tmp_path):
+    """A run is evaluated, and its config saved again, where the training data are not."""
+    save_config(load_config("custom/coco_json", of_files(data)), tmp_path / "config.yaml")
+    shutil.rmtree(tmp_path / "data")
+    save_config(load_config(tmp_path / "config.yaml"), tmp_path / "again.yaml")
+    assert (tmp_path / "again.yaml").read_text() == (tmp_path / "config.yaml").read_text()
+
+
+def test_what_yaml_cannot_hold_is_pickled_by_detectron2(tmp_path):
+    cfg = load_config("COCO/mask_rcnn_hiera_t")
+    cfg.train.mine = lambda: 3
+    save_config(cfg, tmp_path / "config.yaml")
+    assert (tmp_path / "config.yaml.pkl").is_file()
+
+
 def test_what_is_missing_stays_missing(tmp_path):
     cfg = load_config("custom/coco_json")
     save_config(cfg, tmp_path / "config.yaml")
