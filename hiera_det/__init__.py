@@ -9,7 +9,7 @@ __all__ = ["__version__", "get_config"]
 
 
 def get_config(name: str):
-    """Loads a config that ships with the package: "COCO/mask_rcnn_hiera_b.py".
+    """Loads a config that ships: "COCO/mask_rcnn_hiera_b.py", "pretrain/mae_hiera_b.py".
 
     Returns:
         omegaconf.DictConfig with the keys model, dataloader, train, optimizer, lr_multiplier.

@@ -10,11 +10,10 @@ The model is mask_rcnn_hiera_b.py at a batch of 16; `model.backbone.bottom_up.tr
 another size.
 """
 
-import hiera_det.data.coco_json  # registers the resolvers used below
-
 from ..COCO.mask_rcnn_hiera_b import dataloader, lr_multiplier, model, optimizer, train
 
 dataloader.update(train_json="???", train_images="???", val_json="???", val_images="???")
+dataloader.class_names = "${class_names:${dataloader.train_json}}"
 dataloader.train.dataset.names = (
     "${register_coco_json:${dataloader.train_json},${dataloader.train_images}}"
 )
@@ -30,5 +29,6 @@ train.epochs = 50
 train.epoch_images = "${num_images:${dataloader.train_json}}"
 train.eval_period = 1000
 train.checkpointer.period = 1000
+train.lr_scaling.base_batch_size = 16
 
 optimizer.lr = 1.75e-5  # 3.5e-5 for 64 images, by the square root of the batch

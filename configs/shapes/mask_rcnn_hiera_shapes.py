@@ -5,7 +5,6 @@ python tools/lazyconfig_train_net.py --config-file configs/shapes/mask_rcnn_hier
 
 from detectron2.config import LazyCall as L
 
-import hiera_det.data  # registers shapes_train and shapes_val
 from hiera_det.solver import warmup_cosine
 
 from ..common.data.coco_lsj import dataloader
@@ -53,6 +52,7 @@ train.eval_period = 10_000  # at the end
 train.checkpointer.period = 250
 train.seed = 1
 train.clip_grad_norm = 1.0
+train.lr_scaling.base_batch_size = 4
 
 optimizer.lr = 1e-3
 optimizer.betas = (0.9, 0.95)  # a short run should forget its first gradients soon

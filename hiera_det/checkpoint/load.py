@@ -86,6 +86,10 @@ def load_init_checkpoint(
         allowed = {group: len(keys) for group, (_, keys) in converted.left_out.items()} | allowed
     if note:
         parts.append(note)
+    other_pixels = _other_pixels(model, file)
+    if other_pixels:
+        logger.warning("%s: %s", path, other_pixels)
+        parts.append(f"NOTE: {other_pixels}")
     new = _new_parts(model.state_dict(), loaded)
     if new:
         parts.append(f"new: {', '.join(new)}")
@@ -187,6 +191,21 @@ def _check_same_network(trunk: Hiera, converted: Converted) -> None:
             "in other windows, where they give other features. Use "
             f"configs/COCO/mask_rcnn_{variant}.py, or set both on the trunk"
         )
+
+
+def _other_pixels(model: nn.Module, file: CheckpointFile) -> str:
+    """Where the model normalises images otherwise than the file says its pretraining did, or ""."""
+    differences = []
+    for key in ("pixel_mean", "pixel_std"):
+        own, stated = getattr(model, key, None), file.meta.get(key)
+        if own is None or not isinstance(stated, str):
+            continue
+        was, now = stated.split(), [f"{x:g}" for x in own.flatten().tolist()]
+        if was != now:  # "123.675 116.28 103.53": written so by pretraining
+            differences.append(f"{key} was {' '.join(was)} in pretraining, here {' '.join(now)}")
+    if not differences:
+        return ""
+    return f"{'; '.join(differences)}: the encoder sees other values than it learned from"
 
 
 def _what(file: CheckpointFile) -> str:

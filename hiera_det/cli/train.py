@@ -38,11 +38,11 @@ def run(args: argparse.Namespace) -> int:
     from hiera_det.engine import check_config, launch_run, load_run_config
 
     cfg = load_run_config(args)  # once here, so that a mistake is reported once
-    check_config(cfg)
+    warnings = check_config(cfg)
     if args.dry_run:
         from hiera_det.report.dry_run import dry_run
 
-        print(dry_run(cfg))
+        print(dry_run(cfg, warnings))
         return 0
     return launch_run(main, args, cfg.train.device)
 

@@ -9,9 +9,15 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
-from omegaconf import OmegaConf
 
-__all__ = ["class_names", "read_coco_json", "register_coco_json"]
+__all__ = [
+    "class_names",
+    "num_classes",
+    "num_images",
+    "read_coco_json",
+    "register_coco_json",
+    "registered_name",
+]
 
 LISTS = ("images", "annotations", "categories")
 _LISTS = "the lists 'images', 'annotations' and 'categories'"
@@ -115,22 +121,22 @@ def register_coco_json(
     return names
 
 
-def _registered_name(json_file: str, image_root: str) -> str:
-    """Registers the files of a config on first use; the name tells them in logs and errors."""
+def registered_name(json_file: str, image_root: str) -> str:
+    """Registers the files of a config on first use; the name tells them in logs and errors.
+
+    In configs: `"${register_coco_json:${dataloader.val_json},${dataloader.val_images}}"`.
+    """
     name = f"{Path(json_file).stem} ({Path(json_file).resolve().parent})"
     register_coco_json(name, json_file, image_root)
     return name
 
 
-def _num_images(json_file: str) -> int:
+def num_classes(json_file: str) -> int:
+    """The number of categories of a COCO-format file; `${num_classes:…}` in configs."""
+    return len(class_names(json_file))
+
+
+def num_images(json_file: str) -> int:
     """Images with an object, which are those that training sees (crowds do not count)."""
     annotations = read_coco_json(json_file)["annotations"]
     return len({a.get("image_id") for a in annotations if not a.get("iscrowd", 0)})
-
-
-# What configs/custom derives from the files that the command line names. Cached per config.
-OmegaConf.register_new_resolver("register_coco_json", _registered_name, replace=True)
-OmegaConf.register_new_resolver(
-    "num_classes", lambda json_file: len(class_names(json_file)), replace=True
-)
-OmegaConf.register_new_resolver("num_images", _num_images, use_cache=True, replace=True)

@@ -56,13 +56,15 @@ def count_macs(
 
     Args:
         model: a detector of `meta_model`. On a CPU some versions of torch do not count attention.
-        image_size: side of the square image, pixels.
+        image_size: side of the square image, pixels; padded as the model pads it.
         num_boxes: that pass the box head, in every stage of a cascade.
         num_masks: that pass the mask head, if there is one.
     """
     _, trunk = find_trunk(model)
     heads = model.roi_heads
     device = next(model.parameters()).device
+    divisor = max(1, model.backbone.size_divisibility)
+    side = -(-image_size // divisor) * divisor
     marks = []  # operations (2 a multiply-add) after each part
     with FlopCounterMode(display=False) as counter:
 
@@ -70,7 +72,7 @@ def count_macs(
             marks.append(counter.get_total_flops())
 
         after_trunk = trunk.register_forward_hook(mark)
-        features = model.backbone(torch.empty(1, 3, image_size, image_size, device=device))
+        features = model.backbone(torch.empty(1, 3, side, side, device=device))
         after_trunk.remove()
         mark()
         rpn = model.proposal_generator

@@ -24,11 +24,15 @@ MANY_CLASSES = 20  # above that only the rarest and the commonest are listed
 SMALL, LARGE = 32.0, 96.0  # COCO's bounds of object size: square root of the area, pixels
 
 
-def dry_run(cfg: DictConfig) -> str:
+def dry_run(cfg: DictConfig, warnings: Sequence[str] = ()) -> str:
     """Builds everything that a training run builds, and describes it.
 
     Model on `train.device`, initial weights, optimizer, schedule; the data are read and checked.
     Nothing is trained, and nothing written but a generated dataset that is not there yet.
+
+    Args:
+        cfg: of a detector.
+        warnings: of `engine.check_config`, to stand first.
 
     Returns:
         Sections trunk, parameters, weights, optimizer, schedule and data. Data that are not on this
@@ -40,7 +44,8 @@ def dry_run(cfg: DictConfig) -> str:
             processes cannot share, data that do not agree with the model.
     """
     model = instantiate(cfg.model).to(cfg.train.device)
-    sections = {
+    sections = {"warnings": warnings} if warnings else {}
+    sections |= {
         "trunk": block_table(find_trunk(model)[1], cfg.dataloader.image_size),
         "parameters": _parameters(cfg, model),
         "weights": _weights(cfg, model),

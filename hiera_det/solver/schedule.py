@@ -15,7 +15,6 @@ from fvcore.common.param_scheduler import (
     MultiStepParamScheduler,
     ParamScheduler,
 )
-from omegaconf import OmegaConf
 
 __all__ = ["iterations", "linear_lr", "warmup_cosine", "warmup_multistep"]
 
@@ -55,11 +54,6 @@ def _check_batch_size(batch_size: int) -> None:
         raise ValueError(
             f"dataloader.train.total_batch_size={batch_size}: a step takes 1 image or more"
         )
-
-
-# Configs are saved with their interpolations, so whoever reads a saved one needs these too.
-OmegaConf.register_new_resolver("iterations", iterations, replace=True)
-OmegaConf.register_new_resolver("linear_lr", linear_lr, replace=True)
 
 
 def warmup_multistep(

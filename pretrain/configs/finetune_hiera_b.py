@@ -7,7 +7,4 @@
 from .common.finetune import dataloader, lr_multiplier, model, optimizer, train
 
 model.variant = "hiera_b"
-model.drop_path_rate = 0.1
-train.epochs = 100
 train.output_dir = "./output/finetune_hiera_b"
-optimizer.params.layer_decay = 0.7

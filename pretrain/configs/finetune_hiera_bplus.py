@@ -7,8 +7,5 @@
 from .common.finetune import dataloader, lr_multiplier, model, optimizer, train
 
 model.variant = "hiera_bplus"
-model.drop_path_rate = 0.1
-train.epochs = 100
 train.output_dir = "./output/finetune_hiera_bplus"
-optimizer.params.layer_decay = 0.7
 optimizer.lr = "${linear_lr:1e-3,${dataloader.train.total_batch_size},1024}"

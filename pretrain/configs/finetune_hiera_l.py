@@ -7,7 +7,6 @@
 from .common.finetune import dataloader, lr_multiplier, model, optimizer, train
 
 model.variant = "hiera_l"
-model.drop_path_rate = 0.1
 train.epochs = 50
 train.output_dir = "./output/finetune_hiera_l"
 optimizer.params.layer_decay = 0.85

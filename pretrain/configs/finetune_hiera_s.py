@@ -7,7 +7,6 @@
 from .common.finetune import dataloader, lr_multiplier, model, optimizer, train
 
 model.variant = "hiera_s"
-model.drop_path_rate = 0.1
 train.epochs = 200
 train.output_dir = "./output/finetune_hiera_s"
 optimizer.params.layer_decay = 0.65

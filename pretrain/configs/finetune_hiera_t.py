@@ -7,7 +7,6 @@
 from .common.finetune import dataloader, lr_multiplier, model, optimizer, train
 
 model.variant = "hiera_t"
-model.drop_path_rate = 0.1
 train.epochs = 300
 train.output_dir = "./output/finetune_hiera_t"
 optimizer.params.layer_decay = 0.65

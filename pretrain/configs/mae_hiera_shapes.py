@@ -28,8 +28,10 @@ train.output_dir = "./output/mae_hiera_shapes"
 train.epochs = 8
 train.warmup_epochs = 1
 train.epoch_images = 2000
+train.images_per_process = 16
 train.picture_epochs = 2
 train.checkpointer.period = 250
 train.amp.enabled = False
+train.lr_scaling.base_batch_size = 16
 
 optimizer.lr = 1e-3  # of this small net; no rule for it

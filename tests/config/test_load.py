@@ -1,9 +1,17 @@
 """Loading and overriding configs."""
 
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
+from omegaconf import OmegaConf
 
 import hiera_det
-from hiera_det.config import apply_overrides, config_root, load_config
+from hiera_det.config import apply_overrides, config_root, find_config, load_config
+from hiera_det.config.resolvers import FORMULAS, FROM_FILES, ON_DEMAND
 
 LEAF = "COCO/mask_rcnn_hiera_b.py"
 LEAVES = sorted(
@@ -11,6 +19,8 @@ LEAVES = sorted(
     for p in config_root().rglob("*.py")
     if "common" not in p.parts
 )
+MAE = "pretrain/mae_hiera_b"
+RESOLVERS = FORMULAS | FROM_FILES | ON_DEMAND
 
 
 @pytest.mark.parametrize("name", LEAVES)
@@ -27,19 +37,6 @@ def test_leaf_says_how_to_run_it(name):
     assert "tools/lazyconfig_train_net.py" in doc and name in doc
 
 
-@pytest.mark.parametrize("name", LEAVES)
-def test_leaf_survives_yaml(load, name, tmp_path):
-    from detectron2.config import LazyConfig
-
-    cfg = load(name)
-    LazyConfig.save(cfg, str(tmp_path / "config.yaml"))
-    assert [p.name for p in tmp_path.iterdir()] == ["config.yaml"]  # no pickle beside it
-    back = load_config(str(tmp_path / "config.yaml"))
-    LazyConfig.save(back, str(tmp_path / "again.yaml"))
-    assert (tmp_path / "again.yaml").read_text() == (tmp_path / "config.yaml").read_text()
-    assert back.train.max_iter == cfg.train.max_iter
-
-
 def test_overrides_reach_derived_values():
     cfg = load_config(LEAF, ["dataloader.train.total_batch_size=16", "dataloader.image_size=256"])
     assert cfg.train.max_iter == 100 * 118_000 // 16
@@ -52,6 +49,71 @@ def test_overrides_reach_derived_values():
 def test_packaged_configs_are_found_by_name(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert load_config(name).train.epochs == 100
+
+
+@pytest.mark.parametrize(
+    "name", [MAE, MAE + ".py", "pretrain/configs/mae_hiera_b.py", "./pretrain/configs/mae_hiera_b"]
+)
+def test_configs_of_pretraining_are_found_by_name(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find_config(name).name == "mae_hiera_b.py"
+    assert hiera_det.get_config(name).train.epochs == 1600
+
+
+def test_a_file_goes_before_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "COCO").mkdir()
+    (tmp_path / LEAF).write_text((config_root() / "common/train.py").read_text())
+    with pytest.raises(ValueError, match="defines no model"):
+        load_config(LEAF)
+
+
+def test_parts_are_found_by_name():
+    assert hiera_det.get_config("common/train.py").train.eval_period == 5000
+
+
+def test_missing_config_of_pretraining_names_the_nearest(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="did you mean .*pretrain/mae_hiera_b.py"):
+        load_config("pretrain/configs/mae_hiera_bb.py")
+
+
+def test_keys_of_a_run_are_added_to_configs_without_them(tmp_path):
+    """A config of Detectron2, whose `train` is its own."""
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from hiera_det import get_config\n"
+        f"cfg = get_config({LEAF!r})\n"
+        "dataloader, lr_multiplier, model = cfg.dataloader, cfg.lr_multiplier, cfg.model\n"
+        "optimizer, train = cfg.optimizer, dict(output_dir='x', init_checkpoint='', max_iter=7)\n"
+    )
+    train = load_config(path).train
+    assert (train.max_iter, train.output_dir) == (7, "x")
+    assert set(train) == set(load_config(LEAF).train)
+
+
+def test_run_keys_stand_once():
+    """Pretraining's `train` is the detector's with other values, and keys of its own."""
+    own = {"warmup_epochs", "picture_epochs"}
+    assert set(load_config(MAE).train) == set(load_config(LEAF).train) | own
+
+
+@pytest.mark.parametrize("name", sorted(RESOLVERS))
+def test_resolver_is_there_and_its_function_exists(name):
+    module, function = RESOLVERS[name].split(":")
+    assert OmegaConf.has_resolver(name)
+    assert callable(getattr(importlib.import_module(module), function))
+
+
+def test_loading_registers_what_ships(tmp_path):
+    """In a process of its own: others have imported everything."""
+    code = (
+        "from hiera_det.config import load_config; from detectron2.data import DatasetCatalog;"
+        "load_config('common/train'); assert {'shapes_train', 'shapes_val'} <= set(DatasetCatalog)"
+    )
+    path = os.pathsep.join([str(Path(hiera_det.__file__).parents[1]), *sys.path])
+    env = os.environ | {"PYTHONPATH": path}
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, check=True)
 
 
 def test_missing_config_names_the_nearest():

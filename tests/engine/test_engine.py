@@ -290,7 +290,7 @@ def test_shipped_configs_pass_the_checks():
         (["dataloader.train.mapper.image_format=BGR"], "red for blue"),
         (["dataloader.test.mapper.image_format=BGR"], "dataloader.test.mapper.image_format is BGR"),
         (["model.input_format=BGR"], "model.input_format is BGR"),
-        (["model.pixel_mean=[103.53,116.28,123.675]"], "rises as in BGR"),
+        (["model.pixel_mean=[103.53,116.28,123.675]"], "in BGR order"),
         (["model.backbone.square_pad=128"], "square_pad=128"),
         (["dataloader.test.mapper.augmentations.0.max_size=1333"], "up to 1333 px"),
         (["dataloader.train.mapper.augmentations.2.crop_size=[256,100]"], "up to 256 px"),

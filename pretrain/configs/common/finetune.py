@@ -49,10 +49,8 @@ dataloader = dict(
     ),
 )
 
-train.epochs = 100
-train.warmup_epochs = 5
-train.images_per_process = 128  # at once; the rest is accumulated
 train.eval_epochs = 5
+train.images_per_process = 128
 train.loss = L(ClassificationLoss)(
     num_classes="${model.num_classes}",
     pixel_mean=[*IMAGENET_MEAN],

@@ -49,7 +49,7 @@ dataloader = dict(
 
 train.epochs = 1600
 train.warmup_epochs = 40
-train.images_per_process = 256  # at once; the rest is accumulated
+train.images_per_process = 256
 train.picture_epochs = 20  # between two pictures of reconstructions; 0 draws the last one alone
 train.num_pictures = 8  # images in it; 0 draws none
 

@@ -1,27 +1,21 @@
-"""What pretraining and fine-tuning share: a run's options, AdamW, and warm-up with a cosine."""
+"""What pretraining and fine-tuning share: a run's values, AdamW, and warm-up with a cosine."""
 
 import torch
 from detectron2.config import LazyCall as L
 
+from hiera_det.config import load_config
 from hiera_det.solver import optimizer_params, warmup_cosine
 
-train = dict(
-    output_dir="./output",
-    init_checkpoint="",
-    max_iter="${iterations:${train.epochs},${train.epoch_images},"
-    "${dataloader.train.total_batch_size}}",
-    epochs=100,
-    warmup_epochs=5,
-    epoch_images=1_281_167,  # set to the number of images found
-    amp=dict(enabled=True, precision="bf16"),  # or fp16 (CUDA only, with a loss scaler)
-    ddp=dict(broadcast_buffers=False, find_unused_parameters=False, fp16_compression=False),
-    checkpointer=dict(period=1000, max_to_keep=3),  # iterations
-    log_period=20,  # iterations
-    eval_period=0,  # iterations; set from eval_epochs
-    clip_grad_norm=0.0,  # L2 norm that gradients are clipped to; 0 does not clip
-    device="cuda",  # the CPU is used where there is no GPU
-    seed=0,
-)
+train = load_config("common/train.py").train
+train.epochs = 100
+train.warmup_epochs = 5
+train.epoch_images = 1_281_167  # set to the number of images found
+train.eval_period = 0  # iterations; set from eval_epochs
+train.amp.enabled = True
+train.checkpointer.update(period=1000, max_to_keep=3)  # iterations
+train.seed = 0
+# The rate is a formula of the batch already: at every batch it stands for that batch.
+train.lr_scaling.base_batch_size = "${dataloader.train.total_batch_size}"
 
 optimizer = L(torch.optim.AdamW)(
     params=L(optimizer_params)(

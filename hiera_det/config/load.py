@@ -1,0 +1,76 @@
+"""A config from its file: complete, overridden and checked."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from detectron2.config import LazyConfig
+from omegaconf import DictConfig, OmegaConf
+
+from .find import config_root, config_roots, find_config
+from .overrides import apply_overrides
+from .values import MOVED, check_values, expand_home, raw_value
+
+__all__ = ["load_config"]
+
+CONFIG_KEYS = ("model", "dataloader", "train", "optimizer", "lr_multiplier")
+
+
+def load_config(name: str | Path, overrides: Sequence[str] = ()) -> DictConfig:
+    """Loads a LazyConfig (.py) or a saved config (.yaml), and applies overrides.
+
+    Keys of a run that the file does not have (a config of Detectron2, or saved by an older version)
+    get the values of configs/common/train.py.
+
+    Args:
+        name: a path or the name of a config that ships, as `find_config` takes it. A part, such as
+            "common/train.py", is loaded as it stands.
+        overrides: "path.key=value", as `apply_overrides` takes them.
+
+    Raises:
+        FileNotFoundError: neither a file nor a config that ships; names the nearest.
+        ValueError: no training config, a bad override, or a value of the wrong type or range; names
+            the key.
+    """
+    import hiera_det.data  # noqa: F401  registers the datasets that ship
+
+    path = find_config(name)
+    cfg = LazyConfig.load(str(path))
+    if _is_part(path):
+        return cfg
+    missing = [key for key in CONFIG_KEYS if key not in cfg]
+    if missing:
+        raise ValueError(f"{path} defines no {', '.join(missing)}: it is no training config")
+    _complete(cfg)
+    cfg = apply_overrides(cfg, overrides)
+    expand_home(cfg)
+    check_values(cfg, run_defaults())
+    return cfg
+
+
+def run_defaults() -> DictConfig:
+    """configs/common/train.py."""
+    return LazyConfig.load(str(config_root() / "common" / "train.py")).train
+
+
+def _is_part(path: Path) -> bool:
+    path = path.resolve()
+    return any(root.resolve() / "common" in path.parents for root in config_roots().values())
+
+
+def _complete(cfg: DictConfig) -> None:
+    """Gives `cfg.train` the keys that it lacks, and moved keys of older files their new place."""
+    for old, new in MOVED.items():
+        value = raw_value(cfg, old)
+        if value is not None and raw_value(cfg, new) is None and not _is_formula(value):
+            OmegaConf.update(cfg, new, value, force_add=True)
+            OmegaConf.update(cfg, old, f"${{{new}}}")
+    for key, value in run_defaults().items_ex(resolve=False):
+        if key not in cfg.train:
+            cfg.train[key] = value
+    # What engine/checks.py compares the rate with that an override of rate or batch leaves.
+    if cfg.train.lr_scaling.get("base_lr") is None:
+        cfg.train.lr_scaling.base_lr = raw_value(cfg, "optimizer.lr")
+
+
+def _is_formula(value: object) -> bool:
+    return isinstance(value, str) and "${" in value
