@@ -4,7 +4,7 @@
 import argparse
 import sys
 
-from hiera_det.data.check import check_coco_json
+from hiera_det.data.coco_check import check_coco_json
 
 
 def argument_parser() -> argparse.ArgumentParser:

@@ -1,5 +1,6 @@
 """Your own dataset, as COCO-format JSON files: nothing to register, nothing to edit. Class names
-and their number come from the training file.
+and their number come from the training file, and from both files how many objects an image can
+have (Detectron2 and COCO's metric stop at 100). Without masks: coco_json_boxes.py.
 
     python tools/lazyconfig_train_net.py --config-file configs/custom/coco_json.py \
         dataloader.train_json=train.json dataloader.train_images=images/train \
@@ -24,6 +25,12 @@ dataloader.test.dataset.names = (
 dataloader.train.total_batch_size = 16
 
 model.roi_heads.num_classes = "${num_classes:${dataloader.train_json}}"
+_MAX_OBJECTS = "${max_objects:${dataloader.train_json},${dataloader.val_json}}"
+_NUM_PROPOSALS = "${num_proposals:${dataloader.train_json},${dataloader.val_json}}"
+model.roi_heads.box_predictor.test_topk_per_image = _MAX_OBJECTS
+dataloader.evaluator.max_dets_per_image = _MAX_OBJECTS
+model.proposal_generator.pre_nms_topk = (2000, _NUM_PROPOSALS)  # training, test
+model.proposal_generator.post_nms_topk = (1000, _NUM_PROPOSALS)
 
 train.output_dir = "./output/custom"
 train.epochs = 50

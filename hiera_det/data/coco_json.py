@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+from collections import Counter
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,20 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from omegaconf import OmegaConf
 
-__all__ = ["class_names", "read_coco_json", "register_coco_json"]
+from .coco_annotations import is_id, is_image_id
+from .findings import show
+
+__all__ = [
+    "class_names",
+    "max_objects",
+    "num_images",
+    "num_proposals",
+    "read_coco_json",
+    "register_coco_json",
+]
+
+MAX_OBJECTS = 100  # Detectron2's detections an image, and COCO's
+MIN_PROPOSALS, PROPOSALS_PER_OBJECT = 1000, 4
 
 LISTS = ("images", "annotations", "categories")
 _LISTS = "the lists 'images', 'annotations' and 'categories'"
@@ -33,7 +47,8 @@ def read_coco_json(json_file: str | os.PathLike) -> dict[str, Any]:
     gc.disable()
     try:
         content = json.loads(path.read_bytes())
-    except ValueError as error:  # JSONDecodeError, or UnicodeDecodeError of a binary file
+    # JSONDecodeError, UnicodeDecodeError of a binary file, or lists nested thousands deep
+    except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{path} is not valid JSON: {error}; if the file was copied or downloaded, "
             f"it may be cut short ({path.stat().st_size} bytes)"
@@ -47,11 +62,14 @@ def read_coco_json(json_file: str | os.PathLike) -> dict[str, Any]:
         value = content.get(key)
         if not isinstance(value, list):
             found = "is missing" if key not in content else f"is a {type(value).__name__}"
-            raise ValueError(f"{path} is not COCO's format: '{key}' {found}; it needs {_LISTS}")
+            raise ValueError(
+                f"{path} is not COCO's format: '{key}' {found}; it needs {_LISTS} (empty ones "
+                "where there are none, as in a file of images alone)"
+            )
         wrong = next((k for k, entry in enumerate(value) if not isinstance(entry, dict)), None)
         if wrong is not None:
             raise ValueError(
-                f"{path} is not COCO's format: '{key}'[{wrong}] is {value[wrong]!r:.60}, no object"
+                f"{path} is not COCO's format: '{key}'[{wrong}] is {show(value[wrong])}, no object"
             )
     return content
 
@@ -74,9 +92,9 @@ def _class_names(path: Path, changed: int) -> tuple[str, ...]:
     if not categories:
         raise ValueError(f"{path}: 'categories' is empty; list each class with its 'id' and 'name'")
     for k, category in enumerate(categories):
-        if not isinstance(category.get("id"), int) or not isinstance(category.get("name"), str):
+        if not is_id(category.get("id")) or not isinstance(category.get("name"), str):
             raise ValueError(
-                f"{path}: 'categories'[{k}] is {category!r:.80}; "
+                f"{path}: 'categories'[{k}] is {show(category)}; "
                 "it needs an 'id' that is a whole number and a 'name' that is a string"
             )
     return tuple(c["name"] for c in sorted(categories, key=lambda c: c["id"]))
@@ -122,10 +140,51 @@ def _registered_name(json_file: str, image_root: str) -> str:
     return name
 
 
-def _num_images(json_file: str) -> int:
-    """Images with an object, which are those that training sees (crowds do not count)."""
-    annotations = read_coco_json(json_file)["annotations"]
-    return len({a.get("image_id") for a in annotations if not a.get("iscrowd", 0)})
+def num_images(json_file: str | os.PathLike) -> int:
+    """Images with an object, which are those that training sees (crowds do not count).
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_coco_json`.
+    """
+    return len(_objects_per_image(json_file))
+
+
+def max_objects(*json_files: str | os.PathLike) -> int:
+    """How many objects an image a model of these files must be able to find.
+
+    Detectron2 keeps 100 detections an image and COCO's metric counts 100, which is enough for COCO
+    (93 at most). Here it is the count of the fullest image of all files, rounded up to whole
+    hundreds, and 100 at least. Crowds do not count.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_coco_json`.
+    """
+    most = max(max(_objects_per_image(f).values(), default=0) for f in json_files)
+    return max(MAX_OBJECTS, -(-most // MAX_OBJECTS) * MAX_OBJECTS)
+
+
+def num_proposals(*json_files: str | os.PathLike) -> int:
+    """Proposals an image for `max_objects`: four for each of them, and Detectron2's 1000 at least.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_coco_json`.
+    """
+    return max(MIN_PROPOSALS, PROPOSALS_PER_OBJECT * max_objects(*json_files))
+
+
+def _objects_per_image(json_file: str | os.PathLike) -> Counter:
+    path = Path(json_file).resolve()
+    return _cached_objects(path, path.stat().st_mtime_ns if path.is_file() else 0)
+
+
+@lru_cache(maxsize=16)
+def _cached_objects(path: Path, changed: int) -> Counter:
+    # Bad ids are left to the check, which names them.
+    return Counter(
+        a["image_id"]
+        for a in read_coco_json(path)["annotations"]
+        if is_image_id(a.get("image_id")) and not a.get("iscrowd", 0)
+    )
 
 
 # What configs/custom derives from the files that the command line names. Cached per config.
@@ -133,4 +192,6 @@ OmegaConf.register_new_resolver("register_coco_json", _registered_name, replace=
 OmegaConf.register_new_resolver(
     "num_classes", lambda json_file: len(class_names(json_file)), replace=True
 )
-OmegaConf.register_new_resolver("num_images", _num_images, use_cache=True, replace=True)
+OmegaConf.register_new_resolver("num_images", num_images, use_cache=True, replace=True)
+OmegaConf.register_new_resolver("max_objects", max_objects, use_cache=True, replace=True)
+OmegaConf.register_new_resolver("num_proposals", num_proposals, use_cache=True, replace=True)

@@ -13,8 +13,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 from PIL import Image
 
-from hiera_det.data.check import check_coco_json, check_dataset, check_train_and_val
+from hiera_det.data.coco_check import check_coco_json
 from hiera_det.data.coco_json import register_coco_json
+from hiera_det.data.run_check import check_dataset, check_train_and_val
 
 REPO = Path(__file__).parents[2]
 COCO_TINY = REPO.parent / "shared" / "coco_tiny"

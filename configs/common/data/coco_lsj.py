@@ -8,7 +8,8 @@ from detectron2.data import (
     build_detection_train_loader,
     get_detection_dataset_dicts,
 )
-from detectron2.evaluation import COCOEvaluator
+
+from hiera_det.data.evaluator import COCOEvaluator
 
 dataloader = dict(
     image_size=1024,  # pixels, a side
