@@ -217,7 +217,9 @@ def _check_images(images: list[dict], found: Findings) -> None:
         height, width = image.get("height"), image.get("width")
         if not (is_side(height) and is_side(width)):
             fix = "give every image its 'height' and 'width' in px, whole numbers above 0"
-            found.error("bad image size", f"{where}: height {show(height)}, width {show(width)}", fix)
+            found.error(
+                "bad image size", f"{where}: height {show(height)}, width {show(width)}", fix
+            )
 
 
 def _check_image_files(images: list[dict], image_root: str, found: Findings) -> None:

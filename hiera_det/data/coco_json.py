@@ -20,6 +20,7 @@ __all__ = [
     "max_objects",
     "num_images",
     "num_proposals",
+    "parse_coco_json",
     "read_coco_json",
     "register_coco_json",
 ]
@@ -41,17 +42,26 @@ def read_coco_json(json_file: str | os.PathLike) -> dict[str, Any]:
     path = Path(json_file)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; give the path of a COCO-format JSON file")
+    return parse_coco_json(path.read_bytes(), str(path))
+
+
+def parse_coco_json(text: bytes, path: str) -> dict[str, Any]:
+    """`read_coco_json` for the text of a file; `path` stands for it in errors.
+
+    Raises:
+        ValueError: as there.
+    """
     # Each of millions of new lists counts towards a collection that walks all of them and finds
     # nothing: on train2017 that is half of the time.
     collects = gc.isenabled()
     gc.disable()
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(text)
     # JSONDecodeError, UnicodeDecodeError of a binary file, or lists nested thousands deep
     except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{path} is not valid JSON: {error}; if the file was copied or downloaded, "
-            f"it may be cut short ({path.stat().st_size} bytes)"
+            f"it may be cut short ({len(text)} bytes)"
         ) from error
     finally:
         if collects:

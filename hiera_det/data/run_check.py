@@ -3,7 +3,6 @@ both against the config."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode

@@ -1,7 +1,5 @@
 """Damaged COCO files: a finding, or a right load; never a traceback, never a silent loss."""
 
-import copy
-import functools
 import json
 import math
 import random
@@ -19,16 +17,16 @@ from detectron2.data.detection_utils import (
 )
 from detectron2.data.transforms import NoOpTransform
 
-from hiera_det.data.coco_check import check_coco_json
-from hiera_det.data.coco_json import class_names, max_objects, num_images
+from hiera_det.data.coco_check import check_coco_content, check_coco_json
+from hiera_det.data.coco_json import class_names, max_objects, num_images, parse_coco_json
 
 # Kinds of which a few are only warned of, because Detectron2 leaves the instance out.
 LOST = {"box of no size", "polygon without 3 whole points", "mask of no size"}
-LOST |= {"mask outside the image", "box outside the image"}
+LOST |= {"mask outside the image", "box outside the image", "box and mask do not meet"}
 
 
 HEIGHT, WIDTH = 40, 60
-NAMES = ("a.png", "deep/b.png", "c.png")
+NAMES = ("a.png", "deep/b.png")
 
 
 def good_content(num_objects: int) -> dict:
@@ -46,7 +44,7 @@ def good_content(num_objects: int) -> dict:
         annotations.append(
             {
                 "id": k + 1,
-                "image_id": 1 + k % 3,
+                "image_id": 1 + k % 2,
                 "category_id": (4, 9)[k % 2],
                 "bbox": [x, y, width, float(height)],
                 "area": float(width * height),
@@ -65,11 +63,12 @@ def good_content(num_objects: int) -> dict:
     }
 
 
-def mutate(rng: random.Random, content: dict) -> str:
+def mutate(rng: random.Random, good: str) -> str:
     """The text of a file in which one to three things were changed."""
-    data = copy.deepcopy(content)
+    data = json.loads(good)
     for _ in range(rng.choice((1, 1, 2, 3))):
-        data = _change(rng, data)
+        change = _change_geometry if rng.random() < 0.3 else _change
+        data = change(rng, data)
     text = json.dumps(data)
     if rng.random() < 0.05:
         cut = rng.randrange(len(text))
@@ -77,9 +76,43 @@ def mutate(rng: random.Random, content: dict) -> str:
     return text
 
 
+def _change_geometry(rng: random.Random, data: Any) -> Any:
+    """What real files have now and then, and what no run should stop at."""
+    if not isinstance(data, dict) or not isinstance(data.get("annotations"), list):
+        return data
+    annotation = rng.choice(data["annotations"] or [{}])
+    if isinstance(annotation, dict):
+        value: Any
+        key, value = rng.choice(
+            (
+                ("bbox", [10, 10, 0, 4]),
+                ("bbox", [0, 0, WIDTH, HEIGHT]),
+                ("bbox", [50, 30, 30, 30]),
+                ("bbox", [1e5, 1e5, 9, 9]),
+                ("bbox", [0.2, 0.3, 0.1, 0.2]),
+                ("segmentation", [[10, 10, 20, 10]]),
+                ("segmentation", [[10, 10, 20, 10, 20, 20], [1, 2]]),
+                ("segmentation", [[10, 10, 20, 10, 15, 10]]),
+                ("segmentation", [[0.1, 0.2, 0.7, 0.2, 0.7, 0.9]]),
+                ("segmentation", [[1e5, 1e5, 2e5, 1e5, 2e5, 2e5]]),
+                ("segmentation", {"size": [HEIGHT, WIDTH], "counts": [2400]}),
+                ("segmentation", []),
+                ("area", None),
+                ("iscrowd", 1),
+                ("ignore", 0),
+                ("image_id", 2.0),
+                ("category_id", 9.0),
+                ("score", 0.5),
+                ("keypoints", [1, 2, 2]),
+            )
+        )
+        annotation[key] = value
+    return data
+
+
 def _change(rng: random.Random, data: dict) -> dict:
     """Walks down from a random list to a random place, and changes what is there."""
-    if rng.random() < 0.02:
+    if rng.random() < 0.02 and isinstance(data, dict):
         return rng.choice((None, [], {}, 3, "x", [data], {**data, "images": None}))
     if not isinstance(data, dict) or not data:
         return data
@@ -92,7 +125,7 @@ def _change(rng: random.Random, data: dict) -> dict:
     if action < 0.15:
         del node[key]
     elif action < 0.25 and isinstance(node, list):
-        node.insert(rng.randrange(len(node) + 1), copy.deepcopy(node[key]))
+        node.insert(rng.randrange(len(node) + 1), node[key])
     elif action < 0.3 and isinstance(node, dict):
         node[rng.choice(("ignore", "iscrowd", "area", "keypoints", "x"))] = _value(rng)
     elif action < 0.6:
@@ -106,6 +139,8 @@ def _near(rng: random.Random, value: Any) -> Any:
     """What somebody's script could have made of the value."""
     if isinstance(value, bool) or value is None:
         return int(bool(value))
+    if isinstance(value, int) and abs(value) > 2**63:
+        return -value
     if isinstance(value, (int, float)):
         return rng.choice(
             (-value, float(value), str(value), value + 1, value * 1e3, value / 60, [value], 0)
@@ -205,58 +240,63 @@ def size_of(record: dict) -> tuple[int, int]:
     return record["height"], record["width"]
 
 
-def verdict(path, folder, need_masks: bool, split: str) -> str:
-    """Checks one file; what it says must be true of the load."""
-    report = check_coco_json(path, folder, need_masks=need_masks, split=split)
+def verdict(folder, text: bytes, need_masks: bool, split: str) -> str:
+    """Checks one file; what the report says must be true of the load."""
+    try:
+        content = parse_coco_json(text, "mutant")
+    except ValueError:
+        return "error"
+    report = check_coco_content(content, "mutant", str(folder), need_masks=need_masks, split=split)
     str(report).encode("utf-8")  # can be printed
     if report.errors:
-        with pytest.raises((ValueError, FileNotFoundError)):
-            report.raise_if_errors()
         return "error"
-    content = json.loads(path.read_bytes())
+    path = folder / "mutant.json"
+    path.write_bytes(text)
     objects = sum(a.get("iscrowd", 0) == 0 for a in content["annotations"])
     counted = sum(w.count for w in report.warnings if w.kind in LOST)
     loaded = load(path, folder, need_masks)
     assert objects - counted <= loaded <= objects, (objects, counted, loaded, str(report))
-    assert counted or loaded == objects
     return "warning" if report.warnings else "load"
 
 
-def trial(folder, seed: int) -> str:
-    rng = random.Random(seed)
+def through_files(folder, text: bytes) -> None:
+    """What a config and `check_coco_json` ask of a file."""
     path = folder / "mutant.json"
-    path.write_text(mutate(rng, _good(rng.choice((6, 6, 110)))))
-    result = verdict(path, folder, rng.random() < 0.7, rng.choice(("train", "val")))
-    for derived in (class_names, num_images, max_objects):  # what a config asks before the check
+    path.write_bytes(text)
+    for derived in (class_names, num_images, max_objects):
         try:
             derived(path)
-        except ValueError:
-            pass
-    return result
+        except ValueError as error:
+            assert "mutant.json" in str(error)
+    str(check_coco_json(path, folder))
 
 
-_good = functools.lru_cache(good_content)
+def run_trials(folder, seeds) -> None:
+    verdicts: Counter = Counter()
+    for seed in seeds:
+        rng = random.Random(seed)
+        text = mutate(rng, rng.choice(GOOD)).encode()
+        try:
+            verdicts[verdict(folder, text, rng.random() < 0.7, rng.choice(("train", "val")))] += 1
+            if seed % 8 == 0:
+                through_files(folder, text)
+        except Exception as error:
+            raise AssertionError(f"seed {seed}: {type(error).__name__}: {error}") from error
+    assert min(verdicts[kind] for kind in ("error", "warning", "load")) > len(seeds) / 50, verdicts
+
+
+# In a file of 110, one object of bad geometry is below the share that makes it an error.
+GOOD = [json.dumps(good_content(num_objects)) for num_objects in (6, 6, 6, 6, 6, 6, 110)]
 
 
 @pytest.mark.parametrize("num_objects", [6, 110])
 def test_the_file_that_is_mutated_is_good(folder, num_objects):
     path = folder / "good.json"
-    path.write_text(json.dumps(_good(num_objects)))
+    path.write_text(json.dumps(good_content(num_objects)))
     for split in ("train", "val", None):
         report = check_coco_json(path, folder, split=split)
         assert report.errors == report.warnings == [], report
     assert load(path, folder, need_masks=True) == num_objects - 1
-
-
-def run_trials(folder, seeds) -> None:
-    verdicts = Counter()
-    for seed in seeds:
-        try:
-            verdicts[trial(folder, seed)] += 1
-        except Exception as error:
-            raise AssertionError(f"seed {seed}: {type(error).__name__}: {error}") from error
-    print(verdicts)
-    assert min(verdicts[kind] for kind in ("error", "warning", "load")) > len(seeds) / 50
 
 
 def test_a_thousand_mutants(folder):
@@ -264,5 +304,5 @@ def test_a_thousand_mutants(folder):
 
 
 @pytest.mark.slow
-def test_twenty_thousand_mutants(folder):
-    run_trials(folder, range(1000, 21_000))
+def test_ten_thousand_mutants(folder):
+    run_trials(folder, range(1000, 11_000))
