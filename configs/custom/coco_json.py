@@ -1,14 +1,13 @@
-"""Your own dataset, as COCO-format JSON files: nothing to register, nothing to edit. Class names
-and their number come from the training file, and from both files how many objects an image can
-have (Detectron2 and COCO's metric stop at 100). Without masks: coco_json_boxes.py.
+"""Your own dataset, as COCO-format JSON files: nothing to register, nothing to edit. Classes come
+from the training file; how many objects an image can have (100 for Detectron2 and COCO's metric),
+from both. Without masks: coco_json_boxes.py.
 
     python tools/lazyconfig_train_net.py --config-file configs/custom/coco_json.py \
         dataloader.train_json=train.json dataloader.train_images=images/train \
         dataloader.val_json=val.json dataloader.val_images=images/val \
         train.init_checkpoint=mae_hiera_base_224.pth train.epochs=50
 
-The model is mask_rcnn_hiera_b.py at a batch of 16; `model.backbone.bottom_up.trunk.variant` and
-`global_attn_blocks` choose another size.
+The model is mask_rcnn_hiera_b.py at a batch of 16; the keys of its trunk choose another size.
 """
 
 import hiera_det.data.coco_json  # registers the resolvers used below
@@ -25,12 +24,11 @@ dataloader.test.dataset.names = (
 dataloader.train.total_batch_size = 16
 
 model.roi_heads.num_classes = "${num_classes:${dataloader.train_json}}"
-_MAX_OBJECTS = "${max_objects:${dataloader.train_json},${dataloader.val_json}}"
-_NUM_PROPOSALS = "${num_proposals:${dataloader.train_json},${dataloader.val_json}}"
-model.roi_heads.box_predictor.test_topk_per_image = _MAX_OBJECTS
-dataloader.evaluator.max_dets_per_image = _MAX_OBJECTS
-model.proposal_generator.pre_nms_topk = (2000, _NUM_PROPOSALS)  # training, test
-model.proposal_generator.post_nms_topk = (1000, _NUM_PROPOSALS)
+_OBJECTS = "${max_objects:${dataloader.train_json},${dataloader.val_json}}"
+_TOPK = "${num_proposals:${dataloader.train_json},${dataloader.val_json}}"
+model.roi_heads.box_predictor.test_topk_per_image = _OBJECTS
+dataloader.evaluator.max_dets_per_image = _OBJECTS
+model.proposal_generator.update(pre_nms_topk=(2000, _TOPK), post_nms_topk=(1000, _TOPK))
 
 train.output_dir = "./output/custom"
 train.epochs = 50

@@ -28,8 +28,12 @@ class COCOEvaluator(detectron2.evaluation.COCOEvaluator):
         complete_ground_truth(self._coco_api.dataset)
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
             self._coco_api.createIndex()
-        if any(isinstance(image["id"], str) for image in self._coco_api.dataset["images"]):
-            self._use_fast_impl = False  # which takes numbers alone
+        dataset = self._coco_api.dataset
+        ids = [image["id"] for image in dataset["images"]]
+        ids += [a[k] for a in dataset.get("annotations", ()) for k in ("image_id", "category_id")]
+        ids += [category["id"] for category in dataset["categories"]]
+        if not all(type(value) is int for value in ids):
+            self._use_fast_impl = False  # which takes no strings and no floats
 
 
 def complete_ground_truth(dataset: dict) -> None:

@@ -112,9 +112,8 @@ def _check_caps(cfg: DictConfig, report: Report, val_names: Sequence[str], found
     val_files = {_json_file(name) or name for name in val_names}
     most = max((n for f, n in report.max_objects.items() if f in val_files), default=0)
     evaluator = OmegaConf.select(cfg, "dataloader.evaluator")
-    if isinstance(evaluator, DictConfig) and str(evaluator.get("_target_")).endswith(
-        "COCOEvaluator"
-    ):
+    target = evaluator.get("_target_") if isinstance(evaluator, DictConfig) else None
+    if getattr(target, "__name__", str(target)).endswith("COCOEvaluator"):
         cap = evaluator.get("max_dets_per_image")
         cap = COCO_MAX_DETS if cap is None else cap
         if isinstance(cap, int) and cap < most:
