@@ -65,35 +65,43 @@ class AnnotationChecker:
         self.bad_geometry = Findings(found.file)
         self.mask_kinds: Counter = Counter()
         self.num_objects: Counter = Counter()
+        self.index = 0
 
     def run(self) -> None:
-        for k, annotation in enumerate(self.annotations):
+        for index, annotation in enumerate(self.annotations):
+            self.index = index
             image_id, category_id = annotation.get("image_id"), annotation.get("category_id")
-            where = f"annotations[{k}] (id {show(annotation.get('id'))}, image {show(image_id)})"
             image = self.images.get(image_id) if is_image_id(image_id) else None
             if image is None:
                 fix = "list the image or drop the annotation; as an id, 1 is not '1'"
-                example = f"{where}: image_id {show(image_id)}"
+                example = f"{self.where}: image_id {show(image_id)}"
                 self.found.error("image_id of no image", example, fix)
             if not is_id(category_id) or category_id not in self.category_ids:
                 fix = f"use an id from 'categories': {shorten(sorted(self.category_ids))}"
-                example = f"{where}: category_id {show(category_id)}"
+                example = f"{self.where}: category_id {show(category_id)}"
                 self.found.error("category_id of no category", example, fix)
-            self._check_keys(annotation, where)
-            box = self._check_box(annotation.get("bbox"), image, where)
+            self._check_keys(annotation)
+            box = self._check_box(annotation.get("bbox"), image)
             is_crowd = annotation.get("iscrowd", 0) == 1
             if image is not None:
                 self.num_objects[image_id] += not is_crowd
-            self._check_segmentation(annotation, is_crowd, box, image, where)
+            self._check_segmentation(annotation, is_crowd, box, image)
         self._judge()
 
-    def _check_keys(self, annotation: dict, where: str) -> None:
+    @property
+    def where(self) -> str:
+        """The place of the annotation that is looked at; made for findings alone."""
+        entry = self.annotations[self.index]
+        ids = f"id {show(entry.get('id'))}, image {show(entry.get('image_id'))}"
+        return f"annotations[{self.index}] ({ids})"
+
+    def _check_keys(self, annotation: dict) -> None:
         if annotation.get("ignore", 0) != 0:
             fix = "remove the key; regions to ignore are iscrowd=1 annotations with an RLE"
-            example = f"{where}: ignore {show(annotation['ignore'])}"
+            example = f"{self.where}: ignore {show(annotation['ignore'])}"
             self.found.error("'ignore' is not supported by Detectron2", example, fix)
         if annotation.get("iscrowd", 0) not in (0, 1):
-            example = f"{where}: iscrowd {show(annotation['iscrowd'])}"
+            example = f"{self.where}: iscrowd {show(annotation['iscrowd'])}"
             fix = "set it to 0 or 1; all but 0 is left out of training"
             self.found.error("bad 'iscrowd'", example, fix)
         if self.split == "train":
@@ -102,38 +110,38 @@ class AnnotationChecker:
         is_area = isinstance(area, (int, float)) and not isinstance(area, bool) and area >= 0
         if not is_area or area == math.inf:
             fix = "none needed here: the area of the mask, or else of the box, is taken"
-            example = f"{where}: area {show(area)}"
+            example = f"{self.where}: area {show(area)}"
             self.found.warning("no 'area', by which COCO's evaluation sorts objects", example, fix)
         if "iscrowd" not in annotation:
             fix = "none needed here: 0 is taken"
-            self.found.warning("no 'iscrowd', which COCO's evaluation reads", where, fix)
+            self.found.warning("no 'iscrowd', which COCO's evaluation reads", self.where, fix)
         if annotation.get("id") == 0:
             fix = "none needed here: annotations are numbered anew. COCO's own takes 0 for no match"
-            self.found.warning("annotation id 0", where, fix)
+            self.found.warning("annotation id 0", self.where, fix)
 
-    def _check_box(self, box: Any, image: dict | None, where: str) -> Sequence[float] | None:
+    def _check_box(self, box: Any, image: dict | None) -> Sequence[float] | None:
         """The box, if it can be compared with a mask."""
         if not (isinstance(box, (list, tuple)) and len(box) == 4 and all(map(is_number, box))):
             fix = "give 'bbox' as 4 finite numbers: [x, y, width, height] in px"
-            self.found.error("bad 'bbox'", f"{where}: {show(box)}", fix)
+            self.found.error("bad 'bbox'", f"{self.where}: {show(box)}", fix)
             return None
         x, y, width, height = box
         if width <= 0 or height <= 0:
             fix = "remove the annotation, or recompute 'bbox' from the mask"
-            self.bad_geometry.error("box of no size", f"{where}: bbox {box}", fix)
+            self.bad_geometry.error("box of no size", f"{self.where}: bbox {box}", fix)
             return None
         if not _has_size(image):
             return None
         size = f"{image['width']}x{image['height']}"
         if max(box) <= SHARE and min(image["width"], image["height"]) > 2 * SHARE:
             fix = "write 'bbox' in px: multiply by the width and height of the image"
-            example = f"{where}: bbox {box} in an image of {size}"
+            example = f"{self.where}: bbox {box} in an image of {size}"
             self.bad_geometry.error("box in shares of 1", example, fix)
             return None
         right, bottom = image["width"] + TOLERANCE, image["height"] + TOLERANCE
         if min(x, y) < -TOLERANCE or x + width > right or y + height > bottom:
             fix = "'bbox' is [x, y, width, height] in px; not corners, and not shares of the image"
-            example = f"{where}: bbox {box} in an image of {size}"
+            example = f"{self.where}: bbox {box} in an image of {size}"
             self.bad_geometry.error("box outside the image", example, fix)
         return box
 
@@ -143,7 +151,6 @@ class AnnotationChecker:
         is_crowd: bool,
         box: Sequence[float] | None,
         image: dict | None,
-        where: str,
     ) -> None:
         segmentation = annotation.get("segmentation")
         if segmentation is None or segmentation == []:
@@ -152,67 +159,70 @@ class AnnotationChecker:
             if self.need_masks and is_crowd and self.split != "train":
                 fix = "write its mask as an RLE: evaluation ignores what is found there"
                 report = self.found.error if self.split == "val" else self.found.warning
-                report("crowd without a mask, which the evaluation of masks needs", where, fix)
+                report("crowd without a mask, which the evaluation of masks needs", self.where, fix)
             if self.need_masks and not is_crowd:
                 value = "no 'segmentation'" if segmentation is None else "segmentation []"
                 fix = f"annotate the masks, or {BOXES_ALONE}"
-                self.found.error("object without a mask", f"{where}: {value}", fix)
+                self.found.error("object without a mask", f"{self.where}: {value}", fix)
         elif isinstance(segmentation, dict):
             self.mask_kinds["rle"] += not is_crowd
-            self._check_rle(segmentation, image, where)
+            self._check_rle(segmentation, image)
         elif isinstance(segmentation, list):
             self.mask_kinds["polygon"] += not is_crowd
-            self._check_polygons(segmentation, box, image, where)
+            self._check_polygons(segmentation, box, image)
         else:
             fix = "give a list of polygons [[x, y, x, y, ...], ...] or an RLE object"
-            self.found.error("bad 'segmentation'", f"{where}: {show(segmentation)}", fix)
+            self.found.error("bad 'segmentation'", f"{self.where}: {show(segmentation)}", fix)
 
     def _check_polygons(
-        self, polygons: list, box: Sequence[float] | None, image: dict | None, where: str
+        self, polygons: list, box: Sequence[float] | None, image: dict | None
     ) -> None:
         good = []
         for polygon in polygons:
             try:
                 # The sum is finite only if all are, and runs at C's speed over millions of numbers.
-                total = sum(polygon)
+                is_finite = math.isfinite(sum(polygon))
                 is_usable = isinstance(polygon, (list, tuple)) or hasattr(polygon, "shape")
-                is_far = len(polygon) and not (
-                    -MAX_COORDINATE <= min(polygon) and max(polygon) <= MAX_COORDINATE
-                )
             except (TypeError, ValueError, OverflowError):
                 is_usable = False
             if not is_usable:
                 fix = "'segmentation' is a list of polygons, each a flat list [x, y, x, y, ...]"
-                self.found.error("bad polygon", f"{where}: {show(polygon)}", fix)
+                self.found.error("bad polygon", f"{self.where}: {show(polygon)}", fix)
                 return
-            if is_far or total != total:  # NaN
-                fix = "remove NaN and Infinity; coordinates are px of the image"
-                kind = "polygon with a number that is not finite, or far from any image"
-                self.found.error(kind, f"{where}: {show(polygon)}", fix)
+            if not is_finite:
+                fix = "remove NaN and Infinity"
+                kind = "polygon with a number that is not finite"
+                self.found.error(kind, f"{self.where}: {show(polygon)}", fix)
                 return
             if len(polygon) >= 6 and len(polygon) % 2 == 0:
                 good.append(polygon)
         if len(good) < len(polygons):
-            example = f"{where}: {len(polygons) - len(good)} of {len(polygons)} polygons"
+            example = f"{self.where}: {len(polygons) - len(good)} of {len(polygons)} polygons"
             fix = "a polygon has 3 points or more, as an even number of coordinates"
             self.bad_geometry.error("polygon without 3 whole points", example, fix)
         if good:
-            self._check_extent(good, box, image, where)
+            self._check_extent(good, box, image)
 
     def _check_extent(
-        self, polygons: list, box: Sequence[float] | None, image: dict | None, where: str
+        self, polygons: list, box: Sequence[float] | None, image: dict | None
     ) -> None:
         """Where the mask lies: in the image, and where the box lies."""
-        x0, x1 = min(min(p[0::2]) for p in polygons), max(max(p[0::2]) for p in polygons)
-        y0, y1 = min(min(p[1::2]) for p in polygons), max(max(p[1::2]) for p in polygons)
-        extent = f"{where}: polygons from ({x0}, {y0}) to ({x1}, {y1})"
+        first, *others = polygons
+        xs = first[0::2] if not others else [x for p in polygons for x in p[0::2]]
+        ys = first[1::2] if not others else [y for p in polygons for y in p[1::2]]
+        x0, x1, y0, y1 = min(xs), max(xs), min(ys), max(ys)
+        if max(-x0, x1, -y0, y1) > MAX_COORDINATE:
+            fix = "write the polygons in px of the image: x, y, x, y, ..."
+            self.found.error("polygon far from any image", self._extent(x0, y0, x1, y1), fix)
+            return
         if x1 <= x0 or y1 <= y0:
             fix = "remove the annotation, or draw the mask anew: training leaves the object out"
-            self.bad_geometry.error("mask of no size", extent, fix)
+            self.bad_geometry.error("mask of no size", self._extent(x0, y0, x1, y1), fix)
             return
         if _has_size(image):
             right, bottom = image["width"] + TOLERANCE, image["height"] + TOLERANCE
             if min(x0, y0) < -TOLERANCE or x1 > right or y1 > bottom:
+                extent = self._extent(x0, y0, x1, y1)
                 example = f"{extent} in an image of {image['width']}x{image['height']}"
                 fix = "write the polygons in px of the image: x, y, x, y, ..."
                 self.bad_geometry.error("mask outside the image", example, fix)
@@ -222,25 +232,29 @@ class AnnotationChecker:
             gap = max(x0 - x - width, x - x1, y0 - y - height, y - y1)
             if gap > TOLERANCE:
                 fix = "write both in px of the image; training takes the box of the mask"
-                self.bad_geometry.error("box and mask do not meet", f"{extent}, bbox {box}", fix)
+                example = f"{self._extent(x0, y0, x1, y1)}, bbox {box}"
+                self.bad_geometry.error("box and mask do not meet", example, fix)
 
-    def _check_rle(self, rle: dict, image: dict | None, where: str) -> None:
+    def _extent(self, x0: float, y0: float, x1: float, y1: float) -> str:
+        return f"{self.where}: polygons from ({x0}, {y0}) to ({x1}, {y1})"
+
+    def _check_rle(self, rle: dict, image: dict | None) -> None:
         try:
             runs = rle_runs(rle)
         except ValueError as error:
-            example = f"{where}: {error}: {show(rle)}"
+            example = f"{self.where}: {error}: {show(rle)}"
             self.found.error("bad RLE", example, "encode the mask anew, with pycocotools.mask")
             return
         if image is not None:
             expected = [image.get("height"), image.get("width")]
             if list(rle["size"]) != expected:
-                example = f"{where}: size {list(rle['size'])}, image {expected}"
+                example = f"{self.where}: size {list(rle['size'])}, image {expected}"
                 fix = "encode the mask anew, in the height and width of its image"
                 self.found.error("RLE of another size than its image", example, fix)
                 return
         if not runs[1::2].any():
             fix = "remove the annotation, or draw the mask anew: training leaves the object out"
-            self.bad_geometry.error("mask of no size", f"{where}: no pixel is set", fix)
+            self.bad_geometry.error("mask of no size", f"{self.where}: no pixel is set", fix)
 
     def _judge(self) -> None:
         """Bad geometry becomes errors where it is systematic, else warnings."""

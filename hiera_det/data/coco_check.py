@@ -17,14 +17,13 @@ from operator import itemgetter
 from PIL import Image
 
 from .coco_annotations import AnnotationChecker, is_id, is_image_id, is_side, shorten
-from .coco_json import read_coco_json
+from .coco_json import MAX_OBJECTS, read_coco_json
 from .findings import Findings, Report, show
 
 __all__ = ["check_coco_content", "check_coco_json"]
 
 NUM_SIZES = 200  # image files that are opened to compare their size
 EXIF_ORIENTATION = 0x0112
-DETECTRON2_MAX_OBJECTS = 100  # detections an image that are kept, and that COCO's metric counts
 
 
 def check_coco_json(
@@ -127,9 +126,9 @@ def _summary(content: dict, name: str, checker: AnnotationChecker) -> str:
     if fullest is not None:
         most = checker.num_objects[fullest]
         lines[1] += f"; at most {most} objects an image (image {show(fullest)})"
-        if most > DETECTRON2_MAX_OBJECTS:
+        if most > MAX_OBJECTS:
             lines.append(
-                f"    NOTE: Detectron2 keeps, and COCO's metric counts, {DETECTRON2_MAX_OBJECTS} "
+                f"    NOTE: Detectron2 keeps, and COCO's metric counts, {MAX_OBJECTS} "
                 "an image unless told otherwise; configs/custom takes the number from the files"
             )
     return "\n".join(lines)

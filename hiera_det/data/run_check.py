@@ -10,11 +10,10 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from .coco_annotations import BOXES_ALONE, is_id, shorten
 from .coco_check import check_coco_content, check_coco_json, check_split
+from .coco_json import MAX_OBJECTS
 from .findings import Findings, Report
 
 __all__ = ["check_dataset", "check_run", "check_train_and_val", "needs_masks"]
-
-COCO_MAX_DETS = 100  # of COCOEvaluator and of FastRCNNOutputLayers, where nothing else is said
 
 
 def needs_masks(cfg: DictConfig) -> bool:
@@ -93,7 +92,7 @@ def _caps(cfg: DictConfig) -> dict[str, int]:
         elif isinstance(heads.get("box_predictor"), DictConfig):
             predictors["model.roi_heads.box_predictor"] = heads.box_predictor
     for key, node in predictors.items():
-        caps[f"{key}.test_topk_per_image"] = node.get("test_topk_per_image", COCO_MAX_DETS)
+        caps[f"{key}.test_topk_per_image"] = node.get("test_topk_per_image", MAX_OBJECTS)
     topk = OmegaConf.select(cfg, "model.proposal_generator.post_nms_topk")
     if isinstance(topk, ListConfig) and len(topk) == 2:
         caps["model.proposal_generator.post_nms_topk.1"] = topk[1]
@@ -115,7 +114,7 @@ def _check_caps(cfg: DictConfig, report: Report, val_names: Sequence[str], found
     target = evaluator.get("_target_") if isinstance(evaluator, DictConfig) else None
     if getattr(target, "__name__", str(target)).endswith("COCOEvaluator"):
         cap = evaluator.get("max_dets_per_image")
-        cap = COCO_MAX_DETS if cap is None else cap
+        cap = MAX_OBJECTS if cap is None else cap
         if isinstance(cap, int) and cap < most:
             example = f"{most} objects, dataloader.evaluator.max_dets_per_image is {cap}"
             fix = f"set +dataloader.evaluator.max_dets_per_image={_hundreds(most)}"
@@ -123,7 +122,7 @@ def _check_caps(cfg: DictConfig, report: Report, val_names: Sequence[str], found
 
 
 def _hundreds(count: int) -> int:
-    return -(-count // 100) * 100
+    return -(-count // MAX_OBJECTS) * MAX_OBJECTS
 
 
 def check_train_and_val(

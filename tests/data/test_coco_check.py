@@ -99,7 +99,7 @@ ERRORS = [
     ("annotations.0.segmentation", [[2, 3, 12, 3, 7, 3]], "mask of no size", "(12, 3)"),
     ("annotations.0.segmentation", [[2, 3, 92, 3, 92, 8]], "mask outside the image", "30x20"),
     ("annotations.0.segmentation", [[20, 14, 28, 14, 28, 19]], "box and mask do not", "(28, 19)"),
-    ("annotations.0.segmentation", [[2, 3, 1e30, 3, 12, 8]], "polygon with a number", "1e+30"),
+    ("annotations.0.segmentation", [[2, 3, 1e30, 3, 12, 8]], "polygon far from", "1e+30"),
     ("annotations.0.bbox", [0.1, 0.2, 0.3, 0.5], "box in shares of 1", "[0.1, 0.2, 0.3, 0.5]"),
     ("annotations.0.bbox", [1, 2, 10**400, 3], "bad 'bbox'", "1000"),
     ("annotations.0.image_id", [1], "image_id of no image", "[1]"),

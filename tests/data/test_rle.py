@@ -9,14 +9,6 @@ from pycocotools import mask as mask_util
 from hiera_det.data.rle import rle_runs
 
 
-def runs_of(mask: np.ndarray) -> np.ndarray:
-    """By definition: pixels of 0, of 1, ... column by column."""
-    flat = np.concatenate([[0], mask.flatten(order="F"), [2]])  # (H, W) -> (W * H + 2,)
-    starts = np.concatenate([[0], np.flatnonzero(np.diff(flat))])
-    runs = np.diff(starts)
-    return np.concatenate([[0], runs[1:]]) if flat[1] == 1 and runs[0] == 0 else runs
-
-
 @pytest.mark.parametrize("shape", [(1, 1), (7, 5), (40, 60), (300, 500)])
 def test_runs_are_those_that_pycocotools_wrote(shape):
     rng = np.random.default_rng(0)
