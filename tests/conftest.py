@@ -1,11 +1,12 @@
-"""Says which Detectron2 answers, and where the real COCO images for tests are."""
+"""Says which Detectron2 answers, and where the real images for tests are."""
 
+import json
+import os
 from pathlib import Path
 
 import pytest
 
-COCO_TINY = Path(__file__).resolve().parents[2] / "shared/coco_tiny"
-NUCLEI = Path(__file__).resolve().parents[2] / "shared/nuclei"
+SHARED = Path(os.environ.get("HIERA_DET_TEST_DATA", Path(__file__).resolve().parents[2] / "shared"))
 
 
 def pytest_report_header() -> str:
@@ -14,17 +15,45 @@ def pytest_report_header() -> str:
     return f"detectron2 {detectron2.__version__} from {Path(detectron2.__file__).parent}"
 
 
+def _shared(name: str, what: str) -> Path:
+    folder = SHARED / name
+    if not folder.is_dir():
+        pytest.skip(
+            f"{folder} is not there: put {what} there, or set HIERA_DET_TEST_DATA to the folder "
+            f"that holds {name}/. The same is tested on generated images"
+        )
+    return folder
+
+
 @pytest.fixture(scope="session")
 def coco_tiny() -> Path:
     """160 real COCO images in Detectron2's layout; not part of the repository."""
-    if not COCO_TINY.is_dir():
-        pytest.skip(f"no {COCO_TINY}")
-    return COCO_TINY
+    return _shared("coco_tiny", "a part of COCO (annotations/, train2017/, val2017/)")
 
 
 @pytest.fixture(scope="session")
 def nuclei() -> Path:
-    """334 microscopy images with RLE masks; not part of the repository."""
-    if not NUCLEI.is_dir():
-        pytest.skip(f"no {NUCLEI}")
-    return NUCLEI
+    """334 microscopy images with RLE masks in COCO's format; not part of the repository."""
+    return _shared("nuclei", "COCO-format nuclei of BBBC038 (annotations/, train/, val/)")
+
+
+@pytest.fixture(scope="session")
+def generated_coco(tmp_path_factory) -> Path:
+    """Generated images laid out and numbered as COCO's: 80 classes with ids to 90, crowds, 12 + 6
+    images of 96 px. For the tests of COCO data on a machine that has none."""
+    from hiera_det.data.shapes import make_shapes
+
+    root = tmp_path_factory.mktemp("generated") / "coco"
+    made = make_shapes(root.parent / "made", num_train=12, num_val=6, image_size=96, seed=5)
+    missing = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}  # the ids that COCO leaves out
+    ids = [k for k in range(1, 91) if k not in missing]
+    (root / "annotations").mkdir(parents=True)
+    for split in ("train", "val"):
+        content = json.loads((made / f"annotations/instances_{split}.json").read_text())
+        content["categories"] = [{"id": k, "name": f"class {k}"} for k in ids]
+        for k, annotation in enumerate(content["annotations"]):
+            annotation["category_id"] = ids[k % len(ids)]
+        text = json.dumps(content)
+        (root / "annotations" / f"instances_{split}2017.json").write_text(text)
+        (root / f"{split}2017").symlink_to(made / split)
+    return root

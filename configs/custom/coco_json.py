@@ -1,5 +1,6 @@
-"""Your own dataset, as COCO-format JSON files: nothing to register, nothing to edit. Class names
-and their number come from the training file.
+"""Your own dataset, as COCO-format JSON files: nothing to register, nothing to edit. Classes come
+from the training file; how many objects an image can have (100 for Detectron2 and COCO's metric),
+from both. Without masks: coco_json_boxes.py.
 
     python tools/lazyconfig_train_net.py --config-file configs/custom/coco_json.py \
         dataloader.train_json=train.json dataloader.train_images=images/train \
@@ -23,6 +24,11 @@ dataloader.test.dataset.names = (
 dataloader.train.total_batch_size = 16
 
 model.roi_heads.num_classes = "${num_classes:${dataloader.train_json}}"
+_OBJECTS = "${max_objects:${dataloader.train_json},${dataloader.val_json}}"
+_TOPK = "${num_proposals:${dataloader.train_json},${dataloader.val_json}}"
+model.roi_heads.box_predictor.test_topk_per_image = _OBJECTS
+dataloader.evaluator.max_dets_per_image = _OBJECTS
+model.proposal_generator.update(pre_nms_topk=(2000, _TOPK), post_nms_topk=(1000, _TOPK))
 
 train.output_dir = "./output/custom"
 train.epochs = 50

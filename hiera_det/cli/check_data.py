@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from hiera_det.data.check import check_coco_json
+    from hiera_det.data.coco_check import check_coco_json
 
     report = check_coco_json(
         args.json,

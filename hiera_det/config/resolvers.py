@@ -20,8 +20,10 @@ FORMULAS = {
 # Read from annotation files: a saved config holds the answer, so that it needs no file.
 FROM_FILES = {
     "class_names": "hiera_det.data.coco_json:class_names",
+    "max_objects": "hiera_det.data.coco_json:max_objects",
     "num_classes": "hiera_det.data.coco_json:num_classes",
     "num_images": "hiera_det.data.coco_json:num_images",
+    "num_proposals": "hiera_det.data.coco_json:num_proposals",
 }
 # Asked when a dataset is opened and not before: a saved config keeps the question.
 ON_DEMAND = {

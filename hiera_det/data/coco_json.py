@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+from collections import Counter
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,23 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 
+from .coco_annotations import is_id, is_image_id
+from .findings import show
+
 __all__ = [
     "class_names",
+    "max_objects",
     "num_classes",
     "num_images",
+    "num_proposals",
+    "parse_coco_json",
     "read_coco_json",
     "register_coco_json",
     "registered_name",
 ]
+
+MAX_OBJECTS = 100  # Detectron2's detections an image, and COCO's
+MIN_PROPOSALS, PROPOSALS_PER_OBJECT = 1000, 4
 
 LISTS = ("images", "annotations", "categories")
 _LISTS = "the lists 'images', 'annotations' and 'categories'"
@@ -33,16 +43,26 @@ def read_coco_json(json_file: str | os.PathLike) -> dict[str, Any]:
     path = Path(json_file)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; give the path of a COCO-format JSON file")
+    return parse_coco_json(path.read_bytes(), str(path))
+
+
+def parse_coco_json(text: bytes, path: str) -> dict[str, Any]:
+    """`read_coco_json` for the text of a file; `path` stands for it in errors.
+
+    Raises:
+        ValueError: as there.
+    """
     # Each of millions of new lists counts towards a collection that walks all of them and finds
     # nothing: on train2017 that is half of the time.
     collects = gc.isenabled()
     gc.disable()
     try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:  # JSONDecodeError, or UnicodeDecodeError of a binary file
+        content = json.loads(text)
+    # JSONDecodeError, UnicodeDecodeError of a binary file, or lists nested thousands deep
+    except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{path} is not valid JSON: {error}; if the file was copied or downloaded, "
-            f"it may be cut short ({path.stat().st_size} bytes)"
+            f"it may be cut short ({len(text)} bytes)"
         ) from error
     finally:
         if collects:
@@ -53,11 +73,14 @@ def read_coco_json(json_file: str | os.PathLike) -> dict[str, Any]:
         value = content.get(key)
         if not isinstance(value, list):
             found = "is missing" if key not in content else f"is a {type(value).__name__}"
-            raise ValueError(f"{path} is not COCO's format: '{key}' {found}; it needs {_LISTS}")
+            raise ValueError(
+                f"{path} is not COCO's format: '{key}' {found}; it needs {_LISTS} (empty ones "
+                "where there are none, as in a file of images alone)"
+            )
         wrong = next((k for k, entry in enumerate(value) if not isinstance(entry, dict)), None)
         if wrong is not None:
             raise ValueError(
-                f"{path} is not COCO's format: '{key}'[{wrong}] is {value[wrong]!r:.60}, no object"
+                f"{path} is not COCO's format: '{key}'[{wrong}] is {show(value[wrong])}, no object"
             )
     return content
 
@@ -80,9 +103,9 @@ def _class_names(path: Path, changed: int) -> tuple[str, ...]:
     if not categories:
         raise ValueError(f"{path}: 'categories' is empty; list each class with its 'id' and 'name'")
     for k, category in enumerate(categories):
-        if not isinstance(category.get("id"), int) or not isinstance(category.get("name"), str):
+        if not is_id(category.get("id")) or not isinstance(category.get("name"), str):
             raise ValueError(
-                f"{path}: 'categories'[{k}] is {category!r:.80}; "
+                f"{path}: 'categories'[{k}] is {show(category)}; "
                 "it needs an 'id' that is a whole number and a 'name' that is a string"
             )
     return tuple(c["name"] for c in sorted(categories, key=lambda c: c["id"]))
@@ -136,7 +159,48 @@ def num_classes(json_file: str) -> int:
     return len(class_names(json_file))
 
 
-def num_images(json_file: str) -> int:
-    """Images with an object, which are those that training sees (crowds do not count)."""
-    annotations = read_coco_json(json_file)["annotations"]
-    return len({a.get("image_id") for a in annotations if not a.get("iscrowd", 0)})
+def num_images(json_file: str | os.PathLike) -> int:
+    """Images with an object, which are those that training sees (crowds do not count).
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_coco_json`.
+    """
+    return len(_objects_per_image(json_file))
+
+
+def max_objects(*json_files: str | os.PathLike) -> int:
+    """How many objects an image a model of these files must be able to find.
+
+    Detectron2 keeps 100 detections an image and COCO's metric counts 100, which is enough for COCO
+    (93 at most). Here it is the count of the fullest image of all files, rounded up to whole
+    hundreds, and 100 at least. Crowds do not count.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_coco_json`.
+    """
+    most = max(max(_objects_per_image(f).values(), default=0) for f in json_files)
+    return max(MAX_OBJECTS, -(-most // MAX_OBJECTS) * MAX_OBJECTS)
+
+
+def num_proposals(*json_files: str | os.PathLike) -> int:
+    """Proposals an image for `max_objects`: four for each of them, and Detectron2's 1000 at least.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_coco_json`.
+    """
+    return max(MIN_PROPOSALS, PROPOSALS_PER_OBJECT * max_objects(*json_files))
+
+
+def _objects_per_image(json_file: str | os.PathLike) -> Counter:
+    path = Path(json_file).resolve()
+    return _cached_objects(path, path.stat().st_mtime_ns if path.is_file() else 0)
+
+
+@lru_cache(maxsize=16)
+def _cached_objects(path: Path, changed: int) -> Counter:
+    # Bad ids are left to the check, which names them.
+    return Counter(
+        a["image_id"]
+        for a in read_coco_json(path)["annotations"]
+        if is_image_id(a.get("image_id")) and not a.get("iscrowd", 0)
+    )

@@ -7,6 +7,8 @@ import torch
 from detectron2.utils import comm
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from hiera_det.data.run_check import check_run
+
 __all__ = ["check_config", "check_data", "choose_device"]
 
 logger = logging.getLogger(__name__)
@@ -261,21 +263,9 @@ def check_data(cfg: DictConfig, with_train: bool) -> None:
     Raises:
         ValueError, FileNotFoundError: what is wrong, by image and annotation, and the fix.
     """
-    from hiera_det.data.check import check_dataset, check_train_and_val
-
-    names = {
-        split: OmegaConf.select(cfg, f"dataloader.{split}.dataset.names")
-        for split in ("train", "test")
-    }
-    names = {k: list(v) if isinstance(v, ListConfig) else v for k, v in names.items()}
-    num_classes = OmegaConf.select(cfg, "model.roi_heads.num_classes")
-    need_masks = OmegaConf.select(cfg, "model.roi_heads.mask_head") is not None
-    if names["test"] is None or (with_train and names["train"] is None):
+    report = check_run(cfg, with_train)
+    if report is None:
         logger.warning("The config names no dataset.names: its data are not checked.")
         return
-    if with_train:
-        report = check_train_and_val(names["train"], names["test"], num_classes, need_masks)
-    else:
-        report = check_dataset(names["test"], num_classes=num_classes, need_masks=need_masks)
     report.raise_if_errors()
     logger.info("%s", report)

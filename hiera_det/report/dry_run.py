@@ -8,11 +8,11 @@ from detectron2.config import instantiate
 from detectron2.data import MetadataCatalog
 from detectron2.structures import BoxMode
 from detectron2.utils import comm
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from hiera_det.checkpoint import load_init_checkpoint
-from hiera_det.data.check import check_train_and_val
+from hiera_det.data.run_check import check_run, dataset_names
 from hiera_det.modeling.hiera import Hiera
 from hiera_det.modeling.units import UNIT_PIXELS, UNIT_SIZE
 from hiera_det.modeling.variants import find_trunk
@@ -215,24 +215,17 @@ def _schedule(cfg: DictConfig) -> list[str]:
 
 # ---------------------------------------------------------------------------------------- data
 def _data(cfg: DictConfig) -> list[str]:
-    nodes = {split: cfg.dataloader[split].get("dataset") for split in ("train", "test")}
-    names = {k: node.get("names") for k, node in nodes.items() if node is not None}
-    names = {k: list(v) if isinstance(v, ListConfig) else v for k, v in names.items()}
-    if None in (names.get("train"), names.get("test")):
+    report = check_run(cfg)
+    if report is None:
         return ["the config has no dataloader.*.dataset.names: nothing is known about the data"]
-    heads = cfg.model.roi_heads
-    report = check_train_and_val(
-        names["train"], names["test"], heads.get("num_classes"), heads.get("mask_head") is not None
-    )
     try:
         report.raise_if_errors()
     except FileNotFoundError as error:
         return ["not on this machine, so not checked:", *str(error).splitlines()[1:]]
     lines = str(report).splitlines()
-    for split, node in nodes.items():
-        name = names[split] if isinstance(names[split], str) else names[split][0]
-        records = instantiate(node)
-        classes = MetadataCatalog.get(name).get("thing_classes", [])
+    for split in ("train", "test"):
+        records = instantiate(cfg.dataloader[split].dataset)
+        classes = MetadataCatalog.get(dataset_names(cfg, split)[0]).get("thing_classes", [])
         lines += ["", f"{split}: {len(records):,} images are used", *_statistics(records, classes)]
         expected = cfg.train.epoch_images
         if split == "train" and abs(len(records) - expected) > 0.05 * expected:

@@ -24,6 +24,12 @@ PARAMETERS = {
     for size in TRUNKS
     for family, extra in (("", 0), ("cascade_", CASCADE_BOX_HEADS))
 }
+# Four 3x3 convolutions with LN and no bias, a transposed one, 80 classes.
+MASK_HEAD = 4 * (256 * 256 * 9 + 2 * 256) + 256 * 256 * 4 + 256 + 80 * 257
+PARAMETERS |= {
+    f"COCO/faster_rcnn_hiera_{size}.py": (TRUNKS[size], HEADS[size] - MASK_HEAD)
+    for size in ("t", "s", "b", "bplus", "l")
+}
 PARAMETERS |= {
     f"COCO/mask_rcnn_sam2_hiera_{size}.py": (TRUNKS[size], HEADS[size])
     for size in ("t", "s", "bplus", "l")
@@ -32,13 +38,18 @@ PARAMETERS |= {
     "COCO/mask_rcnn_sam2_hiera_bplus.py": (TRUNKS["bplus"] + 147 * 112, HEADS["bplus"]),  # 14x14
     "COCO/mask_rcnn_hiera_b_sfp.py": (29790432, 22745680),
     "custom/coco_json.py": (TRUNKS["b"], HEADS["b"] - 74 * (5 * 1024 + 5) - 74 * 257),  # 6 classes
+    "custom/coco_json_boxes.py": (TRUNKS["b"], HEADS["b"] - 74 * (5 * 1024 + 5) - MASK_HEAD),
     "shapes/mask_rcnn_hiera_shapes.py": (1171328, 1046784),
 }
 # arXiv 2306.00989, table 10, in M
 PAPER = {"mask_rcnn_hiera_b": 73, "mask_rcnn_hiera_bplus": 92, "mask_rcnn_hiera_l": 236}
 LEAVES = sorted(PARAMETERS)
 BASES = ("COCO/mask_rcnn_hiera_b.py", "shapes/mask_rcnn_hiera_shapes.py")
-FAST = ("COCO/mask_rcnn_hiera_t.py", "COCO/cascade_mask_rcnn_hiera_t.py")
+FAST = (
+    "COCO/mask_rcnn_hiera_t.py",
+    "COCO/cascade_mask_rcnn_hiera_t.py",
+    "COCO/faster_rcnn_hiera_t.py",
+)
 
 
 def test_every_leaf_is_tested_here():
@@ -102,6 +113,18 @@ def test_leaves_are_differences(name):
     assert len(lines) < (60 if name in BASES else 40)
 
 
+@pytest.mark.parametrize("name", [n for n in LEAVES if "faster" in n or "boxes" in n])
+def test_boxes_alone_differ_from_masks_in_the_masks_alone(load, name):
+    masks = load(name.replace("faster_", "mask_").replace("_boxes", ""))
+    for key in ("mask_in_features", "mask_pooler", "mask_head"):
+        del masks.model.roi_heads[key]
+    masks.dataloader.train.mapper.update(use_instance_mask=False, recompute_boxes=False)
+    masks.dataloader.evaluator.tasks = ["bbox"]
+    boxes = load(name)
+    masks.train.output_dir = boxes.train.output_dir
+    assert boxes == masks
+
+
 def test_the_cascade_stands_in_one_place():
     found = [p.name for p in ROOT.rglob("*.py") if "_target_=CascadeROIHeads" in p.read_text()]
     assert found == ["cascade_mask_rcnn_hiera.py"]
@@ -146,7 +169,7 @@ def test_one_training_step(load, name):
     assert set(losses) == {
         "loss_rpn_cls",
         "loss_rpn_loc",
-        "loss_mask",
+        *(("loss_mask",) if cfg.model.roi_heads.get("mask_head") else ()),
         *(f"{loss}{stage}" for loss in ("loss_cls", "loss_box_reg") for stage in stages),
     }
     sum(losses.values()).backward()

@@ -7,8 +7,8 @@ from detectron2.data import (
     build_detection_train_loader,
     get_detection_dataset_dicts,
 )
-from detectron2.evaluation import COCOEvaluator
 
+from hiera_det.data.evaluator import COCOEvaluator
 from hiera_det.data.mapper import DatasetMapper
 
 dataloader = dict(

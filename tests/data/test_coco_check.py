@@ -13,11 +13,11 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 from PIL import Image
 
-from hiera_det.data.check import check_coco_json, check_dataset, check_train_and_val
+from hiera_det.data.coco_check import check_coco_json
 from hiera_det.data.coco_json import register_coco_json
+from hiera_det.data.run_check import check_dataset, check_train_and_val
 
 REPO = Path(__file__).parents[2]
-COCO_TINY = REPO.parent / "shared" / "coco_tiny"
 RLE = {"size": [20, 30], "counts": [10, 40, 550]}
 
 
@@ -95,7 +95,17 @@ ERRORS = [
     ("annotations.0.bbox", [1, 2, 0, 3], "box of no size", "[1, 2, 0, 3]"),
     ("annotations.0.bbox", [20, 10, 25, 15], "box outside the image", "30x20"),
     ("annotations.0.segmentation", ..., "object without a mask", "annotations[0]"),
-    ("annotations.0.segmentation", [], "empty 'segmentation'", "annotations[0]"),
+    ("annotations.0.segmentation", [], "object without a mask", "segmentation []"),
+    ("annotations.0.segmentation", [[2, 3, 12, 3, 7, 3]], "mask of no size", "(12, 3)"),
+    ("annotations.0.segmentation", [[2, 3, 92, 3, 92, 8]], "mask outside the image", "30x20"),
+    ("annotations.0.segmentation", [[20, 14, 28, 14, 28, 19]], "box and mask do not", "(28, 19)"),
+    ("annotations.0.segmentation", [[2, 3, 1e30, 3, 12, 8]], "polygon far from", "1e+30"),
+    ("annotations.0.bbox", [0.1, 0.2, 0.3, 0.5], "box in shares of 1", "[0.1, 0.2, 0.3, 0.5]"),
+    ("annotations.0.bbox", [1, 2, 10**400, 3], "bad 'bbox'", "1000"),
+    ("annotations.0.image_id", [1], "image_id of no image", "[1]"),
+    ("annotations.0.id", [1], "bad 'annotations' id", "[1]"),
+    ("categories.0.id", [4], "bad 'categories' id", "[4]"),
+    ("images.0.id", "1", "'images' ids of two types", "'1'"),
     ("annotations.0.segmentation", [[]], "polygon without 3 whole points", "1 of 1"),
     ("annotations.0.segmentation", [[1, 1, 5, 5]], "polygon without 3 whole points", "1 of 1"),
     ("annotations.0.segmentation", [[1, 1, 5, 5, 1, 5, 2]], "polygon without 3", "1 of 1"),
@@ -105,9 +115,14 @@ ERRORS = [
     ("annotations.2.segmentation", {"counts": []}, "bad RLE", "counts"),
     ("annotations.2.segmentation.size", [30, 20], "RLE of another size", "[20, 30]"),
     ("annotations.2.segmentation.counts", [1, 2], "bad RLE", "add up to 3"),
+    ("annotations.2.segmentation.counts", [-1, 601], "bad RLE", "a whole number"),
+    ("annotations.2.segmentation.counts", "", "bad RLE", "empty"),
+    ("annotations.2.segmentation.counts", "~", "bad RLE", "not COCO's"),
+    ("annotations.2.segmentation.counts", ":X1Va", "bad RLE", "cut short"),
+    ("annotations.2.segmentation", {"size": [20, 30], "counts": [600]}, "mask of no size", "pixel"),
+    ("annotations.0.iscrowd", None, "bad 'iscrowd'", "iscrowd None"),
     ("annotations.0.iscrowd", 2, "bad 'iscrowd'", "iscrowd 2"),
     ("annotations.0.ignore", 1, "'ignore' is not supported", "annotations[0]"),
-    ("annotations", [], "no annotations", "annotations"),
     ("categories", [], "no categories", "categories"),
     ("categories.1.id", 4, "duplicated 'categories' id", "id 4 again"),
     ("categories.0.name", ..., "category without a name", "None"),
@@ -128,24 +143,67 @@ def test_a_fault_is_found(folder, path, value, kind, example):
     ("path", "value", "kind"),
     [
         ("annotations.0.area", ..., "no 'area'"),
+        ("annotations.0.area", "50", "no 'area'"),
         ("annotations.0.iscrowd", ..., "no 'iscrowd'"),
         ("annotations.0.id", 0, "annotation id 0"),
     ],
 )
-def test_what_only_evaluation_needs(folder, path, value, kind):
+def test_what_only_evaluation_needs_is_said_and_provided(folder, path, value, kind):
     data = plant(path, value)
-    assert check(folder, data, split="val").errors[0].kind.startswith(kind)
-    assert check(folder, data).errors == []
-    assert check(folder, data).warnings[0].kind.startswith(kind)
-    assert check(folder, data, split="train").errors == []
+    for split in ("val", None):
+        report = check(folder, data, split=split)
+        assert report.errors == [] and report.warnings[0].kind.startswith(kind)
+        assert "none needed here" in report.warnings[0].fix
+    report = check(folder, data, split="train")
+    assert report.errors == report.warnings == []
     with pytest.raises(ValueError, match="split='test' is none of"):
         check(folder, data, split="test")
 
 
-def test_single_objects_with_rle_stop_training_alone(folder):
-    data = plant("annotations.0.segmentation", RLE)
-    assert check(folder, data, split="train").errors[0].kind == "RLE mask of a single object"
-    assert check(folder, data, split="val").errors == []
+def test_images_alone(folder):
+    """No training, no evaluation, but no fault either."""
+    data = {**content(), "annotations": []}
+    assert "nothing to learn" in check(folder, data, split="train").errors[0].fix
+    assert "nothing to compare with" in check(folder, data, split="val").errors[0].fix
+    report = check(folder, data)
+    assert report.errors == [] and "for prediction" in report.warnings[0].fix
+
+
+def test_rle_masks_of_objects_are_masks(folder):
+    data = plant("annotations.0.segmentation", RLE)  # beside polygons
+    report = check(folder, data, split="train")
+    assert report.errors == report.warnings == []
+    assert "masks of objects: 1 polygon, 1 RLE, 0 none" in str(report)
+
+
+def test_whole_floats_are_ids(folder):
+    data = content()
+    for annotation in data["annotations"]:
+        annotation |= {key: float(annotation[key]) for key in ("id", "image_id", "category_id")}
+    for image in data["images"]:
+        image["id"] = float(image["id"])
+    report = check(folder, data)
+    assert report.errors == report.warnings == []
+    assert check(folder, plant("annotations.0.image_id", 1.5)).errors[0].count == 1
+
+
+def test_ignore_0_ignores_nothing(folder):
+    assert check(folder, plant("annotations.0.ignore", 0)).errors == []
+
+
+def test_the_fullest_image_is_named(folder):
+    data = content()
+    good = data["annotations"][0]
+    data["annotations"] += [{**good, "id": k} for k in range(10, 131)]
+    report = check(folder, data)
+    assert report.max_objects == {str(folder / "data.json"): 122}
+    assert "at most 122 objects an image (image 1)" in str(report)
+    assert "NOTE: Detectron2 keeps, and COCO's metric counts, 100" in str(report)
+    assert "NOTE" not in str(check(folder, content()))
+
+
+def test_a_name_that_no_terminal_prints(folder):
+    str(check(folder, plant("images.0.file_name", "\ud800\x00"))).encode("utf-8")
 
 
 def test_boxes_alone_are_enough_where_no_masks_are_needed(folder):
@@ -153,7 +211,12 @@ def test_boxes_alone_are_enough_where_no_masks_are_needed(folder):
     for annotation in data["annotations"][:2]:
         del annotation["segmentation"]
     assert check(folder, data, need_masks=False).errors == []
-    assert check(folder, data).errors[0].count == 2
+    data["annotations"][0]["segmentation"] = []  # as some tools write it
+    assert check(folder, data, need_masks=False).errors == []
+    (finding,) = check(folder, data).errors
+    assert finding.count == 2
+    for name in ("custom/coco_json_boxes.py", "COCO/faster_rcnn_hiera_b.py"):
+        assert name in finding.fix and (REPO / "configs" / name).is_file()
 
 
 def test_a_few_bad_boxes_are_a_warning_and_examples_are_cut(folder):
@@ -270,11 +333,20 @@ def test_datasets_without_a_json_are_checked_by_their_dicts(folder):
         MetadataCatalog.remove("check_dicts")
 
 
-@pytest.mark.skipif(not COCO_TINY.is_dir(), reason=f"{COCO_TINY} is not there")
+@pytest.mark.parametrize("data", ["coco_tiny", "generated_coco"])
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_coco_has_no_faults(split):
-    json_file = COCO_TINY / "annotations" / f"instances_{split}2017.json"
-    report = check_coco_json(json_file, COCO_TINY / f"{split}2017", num_classes=80, split=split)
+def test_coco_has_no_faults(split, data, request):
+    root = request.getfixturevalue(data)
+    json_file = root / "annotations" / f"instances_{split}2017.json"
+    report = check_coco_json(json_file, root / f"{split}2017", num_classes=80, split=split)
+    used = {"category without annotations"} if data == "generated_coco" else set()
+    assert report.errors == [] and {w.kind for w in report.warnings} == used
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_nuclei_have_no_faults(split, nuclei):
+    json_file = nuclei / "annotations" / f"instances_{split}.json"
+    report = check_coco_json(json_file, nuclei / split, num_classes=1, split=split)
     assert report.errors == [] and report.warnings == []
 
 

@@ -1,0 +1,13 @@
+"""Faster R-CNN, Hiera-B, 100 epochs: boxes alone, for data without masks. Not in the paper and not
+trained here; the recipe of mask_rcnn_hiera_b.py.
+
+    python tools/lazyconfig_train_net.py --config-file configs/COCO/faster_rcnn_hiera_b.py \
+        --num-gpus 8 train.init_checkpoint=mae_hiera_base_224.pth
+"""
+
+from ..common.boxes_alone import boxes_alone
+from .mask_rcnn_hiera_b import dataloader, lr_multiplier, model, optimizer, train
+
+boxes_alone(model, dataloader)
+
+train.output_dir = "./output/faster_rcnn_hiera_b"

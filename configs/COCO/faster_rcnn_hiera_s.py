@@ -1,0 +1,13 @@
+"""Faster R-CNN, Hiera-S, 100 epochs: boxes alone, for data without masks. Not in the paper and not
+trained here; the recipe of mask_rcnn_hiera_s.py.
+
+    python tools/lazyconfig_train_net.py --config-file configs/COCO/faster_rcnn_hiera_s.py \
+        --num-gpus 8 train.init_checkpoint=mae_hiera_small_224.pth
+"""
+
+from ..common.boxes_alone import boxes_alone
+from .mask_rcnn_hiera_s import dataloader, lr_multiplier, model, optimizer, train
+
+boxes_alone(model, dataloader)
+
+train.output_dir = "./output/faster_rcnn_hiera_s"

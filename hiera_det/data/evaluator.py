@@ -1,0 +1,63 @@
+"""COCO's average precision on files that lack what COCO's own always have."""
+
+import contextlib
+import io
+from typing import Any
+
+import detectron2.evaluation
+import pycocotools.mask as mask_util
+
+__all__ = ["COCOEvaluator"]
+
+
+class COCOEvaluator(detectron2.evaluation.COCOEvaluator):
+    """Detectron2's COCOEvaluator, whose ground truth is completed in memory.
+
+    Scoring needs ``area`` and ``iscrowd`` of every annotation, and takes the annotation id 0 for
+    "no match"; training needs none of that, and many tools that write COCO's format leave it out.
+    Here ``iscrowd`` is 0 where it is missing, ``area`` that of the mask (of the box where there is
+    none), and annotations are numbered from 1. The file stays as it is, and a complete one gives
+    the same numbers to the bit.
+
+    Args:
+        dataset_name, ...: as Detectron2's.
+    """
+
+    def __init__(self, dataset_name: str, *args: Any, **kwargs: Any) -> None:
+        super().__init__(dataset_name, *args, **kwargs)
+        complete_ground_truth(self._coco_api.dataset)
+        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
+            self._coco_api.createIndex()
+        dataset = self._coco_api.dataset
+        ids = [image["id"] for image in dataset["images"]]
+        ids += [a[k] for a in dataset.get("annotations", ()) for k in ("image_id", "category_id")]
+        ids += [category["id"] for category in dataset["categories"]]
+        if not all(type(value) is int for value in ids):
+            self._use_fast_impl = False  # which takes no strings and no floats
+
+
+def complete_ground_truth(dataset: dict) -> None:
+    """Fills in, in place, what `COCOEvaluator` says; dataset: the content of a COCO file."""
+    images = {image["id"]: image for image in dataset["images"]}
+    for k, annotation in enumerate(dataset.get("annotations", ()), 1):
+        annotation["id"] = k
+        annotation.setdefault("iscrowd", 0)
+        area = annotation.get("area")
+        if not isinstance(area, (int, float)) or not 0 <= area < float("inf"):
+            annotation["area"] = _area(annotation, images[annotation["image_id"]])
+
+
+def _area(annotation: dict, image: dict) -> float:
+    """Pixels of the mask, or of the box where there is none."""
+    segmentation = annotation.get("segmentation")
+    if not segmentation:
+        _, _, width, height = annotation["bbox"]
+        return float(width * height)
+    height, width = image["height"], image["width"]
+    if isinstance(segmentation, list):
+        rle = mask_util.merge(mask_util.frPyObjects(segmentation, height, width))
+    elif isinstance(segmentation["counts"], list):
+        rle = mask_util.frPyObjects(segmentation, height, width)
+    else:
+        rle = segmentation
+    return float(mask_util.area(rle))
