@@ -4,7 +4,6 @@ import json
 import logging
 import math
 from collections import OrderedDict
-from pathlib import Path
 
 import numpy as np
 import pycocotools.mask as mask_util
@@ -207,15 +206,6 @@ def test_only_the_best_detections_count(one_object):
         assert results["bbox"]["AP"] == pytest.approx(expected)
 
 
-@pytest.mark.lite_only
-def test_fewer_than_ten_detections_may_count(one_object):
-    """max_dets_per_image below 10 holds as well; Detectron2 then counts ten."""
-    boxes = [[70, 70, 80, 80], [10, 10, 60, 60]]
-    instances = predictions((100, 100), boxes, [0.9, 0.8], [1, 1])
-    evaluator = COCOEvaluator(one_object(**SQUARE), max_dets_per_image=1)
-    assert feed(evaluator, [(7, instances)]).evaluate()["bbox"]["AP"] == 0
-
-
 def test_evaluate_some_images(toy):
     """img_ids restricts the score to those images."""
     name = toy("val")
@@ -316,34 +306,6 @@ def test_nothing_processed_gives_an_empty_result(toy):
     evaluator = feed(COCOEvaluator(toy("val")), jittered_ground_truth(toy("val")))
     evaluator.reset()
     assert evaluator.evaluate() == {}
-
-
-@pytest.mark.lite_only
-def test_class_outside_of_the_dataset_raises_at_the_first_batch(one_object):
-    instances = predictions((100, 100), [[0, 0, 1, 1]], [0.5], [2])
-    with pytest.raises(ValueError, match="class 2 was predicted, but the dataset has 2 classes"):
-        feed(COCOEvaluator(one_object(**SQUARE)), [(7, instances)])
-
-
-@pytest.mark.lite_only
-def test_masks_that_are_missing_raise_at_the_first_batch(one_object):
-    instances = predictions((100, 100), [[0, 0, 1, 1]], [0.5], [0])
-    evaluator = COCOEvaluator(one_object(**SQUARE), tasks=("bbox", "segm"))
-    with pytest.raises(ValueError, match="the predictions have no pred_masks"):
-        feed(evaluator, [(7, instances)])
-
-
-@pytest.mark.lite_only
-@pytest.mark.parametrize("missing", ["area", "iscrowd"])
-def test_incomplete_ground_truth_raises_before_inference(missing, toy, tmp_path):
-    content = json.loads(Path(MetadataCatalog.get(toy("val")).json_file).read_text())
-    del content["annotations"][3][missing]
-    path = tmp_path / "incomplete.json"
-    path.write_text(json.dumps(content))
-    name = f"test_evaluation_incomplete_{missing}"
-    register_coco_instances(name, {}, str(path), "")
-    with pytest.raises(ValueError, match=f"incomplete.json: annotation .* has no {missing}"):
-        COCOEvaluator(name)
 
 
 @pytest.mark.lite_only

@@ -2,10 +2,9 @@
 
 from detectron2 import absent_attributes
 
-from .defaults import create_ddp_model, default_argument_parser, default_setup, default_writers
+from .defaults import create_ddp_model, default_argument_parser, default_setup
 from .hooks import (
     BestCheckpointer,
-    CallbackHook,
     EvalHook,
     IterationTimer,
     LRScheduler,
@@ -13,12 +12,10 @@ from .hooks import (
     PeriodicWriter,
 )
 from .launch import DEFAULT_TIMEOUT, launch
-from .train_loop import AMPTrainer, HookBase, SimpleTrainer, TrainerBase
+from .train_loop import HookBase, SimpleTrainer, TrainerBase
 
 __all__ = [
-    "AMPTrainer",
     "BestCheckpointer",
-    "CallbackHook",
     "DEFAULT_TIMEOUT",
     "EvalHook",
     "HookBase",
@@ -31,7 +28,6 @@ __all__ = [
     "create_ddp_model",
     "default_argument_parser",
     "default_setup",
-    "default_writers",
     "launch",
 ]
 __getattr__ = absent_attributes(__name__)

@@ -11,19 +11,13 @@ from detectron2.config import LazyConfig
 from detectron2.utils import comm
 from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
-from detectron2.utils.events import (
-    CommonMetricPrinter,
-    EventWriter,
-    JSONWriter,
-    TensorboardXWriter,
-)
 from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-__all__ = ["create_ddp_model", "default_argument_parser", "default_setup", "default_writers"]
+__all__ = ["create_ddp_model", "default_argument_parser", "default_setup"]
 
 
 def create_ddp_model(
@@ -118,18 +112,3 @@ def default_setup(cfg: DictConfig, args: argparse.Namespace) -> None:
     if precision:
         logging.getLogger(__name__).info("float32 matmul precision: %s", precision)
         torch.set_float32_matmul_precision(precision)
-
-
-def default_writers(output_dir: str, max_iter: int | None = None) -> list[EventWriter]:
-    """Return writers to the log, to ``metrics.json`` and to tensorboard files in ``output_dir``.
-
-    Args:
-        output_dir: folder, made if it is not there.
-        max_iter: length of the run, to tell the remaining time.
-    """
-    PathManager.mkdirs(output_dir)
-    return [
-        CommonMetricPrinter(max_iter),
-        JSONWriter(os.path.join(output_dir, "metrics.json")),
-        TensorboardXWriter(output_dir),
-    ]

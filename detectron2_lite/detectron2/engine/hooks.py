@@ -18,11 +18,10 @@ from fvcore.common.param_scheduler import ParamScheduler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler as _LRScheduler
 
-from .train_loop import HookBase, TrainerBase
+from .train_loop import HookBase
 
 __all__ = [
     "BestCheckpointer",
-    "CallbackHook",
     "EvalHook",
     "IterationTimer",
     "LRScheduler",
@@ -31,41 +30,6 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
-
-
-class CallbackHook(HookBase):
-    """Calls functions with the trainer as their argument."""
-
-    def __init__(
-        self,
-        *,
-        before_train: Callable[[TrainerBase], None] | None = None,
-        after_train: Callable[[TrainerBase], None] | None = None,
-        before_step: Callable[[TrainerBase], None] | None = None,
-        after_step: Callable[[TrainerBase], None] | None = None,
-    ) -> None:
-        self._before_train = before_train
-        self._after_train = after_train
-        self._before_step = before_step
-        self._after_step = after_step
-
-    def before_train(self) -> None:
-        if self._before_train:
-            self._before_train(self.trainer)
-
-    def after_train(self) -> None:
-        if self._after_train:
-            self._after_train(self.trainer)
-        # A closure may hold the trainer, which would keep it alive.
-        self._before_train = self._after_train = self._before_step = self._after_step = None
-
-    def before_step(self) -> None:
-        if self._before_step:
-            self._before_step(self.trainer)
-
-    def after_step(self) -> None:
-        if self._after_step:
-            self._after_step(self.trainer)
 
 
 class IterationTimer(HookBase):
