@@ -207,7 +207,7 @@ _BY_FILE = {
          "if self.recompute_boxes and len(instances):",
          "if not self.recompute_boxes and len(instances):", "datasets"),
         ("crowds become instances",
-         '[a for a in annos if a.get("iscrowd", 0) == 0]', "list(annos)", "datasets"),
+         ' if a.get("iscrowd", 0) == 0]', "]", "datasets"),
     ],
     "data/detection_utils.py": [
         ("EXIF orientation is ignored",

@@ -482,7 +482,7 @@ def test_lr_hook_records_before_it_steps():
     trainer = _run(hooks.LRScheduler(scheduler=cosine), trainer=_trainer(), max_iter=4)
     rates = [value for value, _ in trainer.storage.history("lr").values()]
     assert rates == pytest.approx([0.05 * cosine(i / 4) for i in range(4)])
-    assert trainer.storage.smoothing_hints()["lr"] is False
+    assert trainer.storage.latest_with_smoothing_hint()["lr"] == trainer.storage.latest()["lr"]
 
 
 def test_lr_hook_takes_torch_schedulers():
