@@ -130,6 +130,15 @@ def test_extra_annotation_keys_are_kept(coco_file):
     assert record["annotations"][0]["occluded"] == 1
 
 
+def test_images_alone_load(tmp_path):
+    """A file without annotations, as of images to predict."""
+    path = tmp_path / "images.json"
+    images = [dict(id=3, file_name="3.png", width=10, height=8)]
+    path.write_text(json.dumps(dict(images=images, categories=[dict(id=1, name="cat")])))
+    (record,) = load_coco_json(str(path), "", "test_datasets_images_alone")
+    assert (record["image_id"], record["annotations"]) == (3, [])
+
+
 def test_annotations_of_unlisted_images_are_dropped(coco_file):
     """Without a word, in both: telling it before a run is for ``hiera_det.data``."""
     path = coco_file([annotation(id=1, image_id=6), annotation(id=2)])

@@ -57,7 +57,7 @@ def load_coco_json(
             thing_dataset_id_to_contiguous_id=id_map,
         )
 
-    annotations = content["annotations"]
+    annotations = content.get("annotations", [])
     ids = {anno["id"] for anno in annotations}
     assert len(ids) == len(annotations), f"{json_file}: an annotation id occurs more than once"
     keys = ["iscrowd", "bbox", "category_id", *(extra_annotation_keys or ())]
