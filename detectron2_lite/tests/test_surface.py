@@ -167,7 +167,7 @@ def _lite() -> list[Definition]:
 
 @pytest.fixture(scope="module", autouse=True)
 def checkout():
-    if not all((ROOT / folder).is_dir() for folder in TOOLKIT):
+    if not (ROOT / "hiera_det").is_dir():
         pytest.skip(f"no checkout of the toolkit at {ROOT}")
 
 
