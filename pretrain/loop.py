@@ -7,9 +7,8 @@ from typing import Any
 
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import instantiate
-from detectron2.engine import HookBase, create_ddp_model, default_setup, hooks
+from detectron2.engine import HookBase, create_ddp_model, default_setup, default_writers, hooks
 from detectron2.utils import comm
-from detectron2.utils.events import JSONWriter, TensorboardXWriter
 from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig
 from torch import Tensor, nn
@@ -132,8 +131,7 @@ def fit(
         hiera_det=RunFacts(facts | {"total_batch_size": batch, "num_images": len(dataset)}),
     )
     main = comm.is_main_process()
-    metrics = f"{train.output_dir}/metrics.json"
-    writers = [JSONWriter(metrics), TensorboardXWriter(train.output_dir)] if main else []
+    writers = default_writers(train.output_dir, train.max_iter)[1:] if main else []
     writers = [engine.ProgressPrinter(train.max_iter), *writers]
     trainer.register_hooks(
         [

@@ -16,11 +16,11 @@ from detectron2.engine import (
     create_ddp_model,
     default_argument_parser,
     default_setup,
+    default_writers,
     hooks,
 )
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
-from detectron2.utils.events import JSONWriter, TensorboardXWriter
 from detectron2.utils.logger import setup_logger
 
 import hiera_det.data  # noqa: F401  registers shapes_train and shapes_val
@@ -82,8 +82,7 @@ def do_train(cfg, resume: bool) -> None:
     )
     checkpointer = DetectionCheckpointer(model, cfg.train.output_dir, trainer=trainer)
     main, train = comm.is_main_process(), cfg.train
-    metrics = f"{train.output_dir}/metrics.json"
-    writers = [JSONWriter(metrics), TensorboardXWriter(train.output_dir)] if main else []
+    writers = default_writers(train.output_dir, train.max_iter)[1:] if main else []
     trainer.register_hooks(
         [
             hooks.IterationTimer(),

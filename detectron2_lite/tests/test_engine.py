@@ -1,5 +1,6 @@
 """Training loop, hooks, and what a script sets up."""
 
+import argparse
 import json
 import logging
 
@@ -12,7 +13,6 @@ from detectron2.engine import (
     SimpleTrainer,
     TrainerBase,
     create_ddp_model,
-    default_argument_parser,
     default_setup,
     hooks,
     launch,
@@ -46,7 +46,7 @@ class Model(nn.Module):
 
 
 class Callback(HookBase):
-    """Calls ``before_step`` or ``after_step`` with the trainer."""
+    """Calls functions with the trainer, each at the moment of its name."""
 
     def __init__(self, **functions):
         for moment, function in functions.items():
@@ -392,76 +392,6 @@ def test_periodic_writer():
 
 
 @pytest.mark.parametrize(
-    ("period", "after_train", "expected"),
-    [(4, True, [3, 7, 10]), (5, True, [4, 10]), (5, False, [4]), (0, True, [10])],
-)
-def test_eval_hook_moments(period, after_train, expected):
-    """Every ``eval_period`` iterations; the last evaluation comes after training."""
-    moments = []
-    trainer = EmptyTrainer()
-    _run(
-        hooks.EvalHook(period, lambda: moments.append(trainer.iter), after_train),
-        trainer=trainer,
-    )
-    assert moments == expected
-
-
-def test_eval_hook_not_after_a_failure():
-    moments = []
-
-    def fail(trainer):
-        raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        _run(hooks.EvalHook(0, lambda: moments.append(1)), Callback(after_step=fail))
-    assert moments == []
-
-
-def test_eval_results_are_recorded_flat():
-    """Nested results become ``outer/inner`` scalars without smoothing."""
-    values = iter([1, 3])
-    trainer = _run(hooks.EvalHook(5, lambda: {"bbox": {"AP": next(values), "AP50": 5.0}, "x": 1}))
-    latest = {"bbox/AP": (3.0, 10), "bbox/AP50": (5.0, 10), "x": (1.0, 10)}
-    assert trainer.storage.latest() == latest
-    assert trainer.storage.latest_with_smoothing_hint() == latest  # 3, and not the median of 1, 3
-
-
-def test_eval_result_that_is_no_number():
-    with pytest.raises(ValueError, match="a: b"):
-        _run(hooks.EvalHook(0, lambda: {"a": "b"}))
-    with pytest.raises(AssertionError, match="dict"):
-        _run(hooks.EvalHook(0, lambda: [1]))
-
-
-class FakeCheckpointer:
-    def __init__(self):
-        self.saved = []
-
-    def save(self, name, **kwargs):
-        self.saved.append((name, kwargs["iteration"]))
-
-
-@pytest.mark.parametrize(
-    ("mode", "expected"), [("max", [1, 5, 8]), ("min", [1, 3])], ids=["max", "min"]
-)
-def test_best_checkpointer(mode, expected):
-    """Saves when the metric is better than all before; nan never is, equal is not better."""
-    values = iter([3.0, 1.0, 5.0, 6.0] if mode == "max" else [3.0, 1.0, 1.0, float("nan")])
-    checkpointer = FakeCheckpointer()
-    _run(
-        hooks.EvalHook(2, lambda: {"bbox": {"AP": next(values)}}),
-        hooks.BestCheckpointer(2, checkpointer, "bbox/AP", mode),
-        max_iter=8,
-    )
-    assert checkpointer.saved == [("model_best", iteration) for iteration in expected]
-
-
-def test_best_checkpointer_bad_mode():
-    with pytest.raises(AssertionError, match="foo"):
-        hooks.BestCheckpointer(1, FakeCheckpointer(), "bbox/AP", "foo")
-
-
-@pytest.mark.parametrize(
     ("sizes", "rates", "expected"),
     [((1, 3, 3), (0.1, 0.2, 0.3), 1), ((1, 1, 1), (0.1, 0.2, 0.2), 1)],
     ids=["largest", "most-common"],
@@ -497,14 +427,20 @@ def test_lr_hook_takes_torch_schedulers():
 
 # ------------------------------------------------------------------ defaults
 
+ARGS = argparse.Namespace(config_file="", eval_only=False)
+
 
 def test_metrics_file_of_a_run(tmp_path):
     """Lines every period and at the end; the last evaluation carries ``max_iter``."""
     writers = [JSONWriter(str(tmp_path / "metrics.json")), TensorboardXWriter(str(tmp_path))]
+
+    def evaluated(trainer):
+        trainer.storage.put_scalar("bbox/AP", 1.0, smoothing_hint=False)
+
     _run(
         hooks.IterationTimer(),
         hooks.LRScheduler(scheduler=CosineParamScheduler(1.0, 0.0)),
-        hooks.EvalHook(0, lambda: {"bbox": {"AP": 1.0}}),
+        Callback(after_train=evaluated),
         hooks.PeriodicWriter(writers, period=4),
         trainer=_trainer(),
     )
@@ -533,8 +469,7 @@ def clean_loggers():
 def test_default_setup(tmp_path, clean_loggers):
     """Log, config and seed: ``train.seed`` plus the rank."""
     cfg = OmegaConf.create({"train": {"output_dir": str(tmp_path / "out"), "seed": 7}})
-    args = default_argument_parser().parse_args([])
-    default_setup(cfg, args)
+    default_setup(cfg, ARGS)
     drawn = torch.rand(3)
     assert_close(drawn, torch.rand(3, generator=torch.Generator().manual_seed(7)), rtol=0, atol=0)
     assert LazyConfig.load(str(tmp_path / "out" / "config.yaml")) == cfg
@@ -547,28 +482,9 @@ def test_log_names_the_active_detectron2(tmp_path, clean_loggers):
     """A log shows that the lite one ran, and a second setup does not write every line twice."""
     cfg = OmegaConf.create({"train": {"output_dir": str(tmp_path)}})
     for _ in range(2):
-        default_setup(cfg, default_argument_parser().parse_args([]))
+        default_setup(cfg, ARGS)
     assert "+lite" in (tmp_path / "log.txt").read_text()
     assert (tmp_path / "log.txt").read_text().count("World size: 1") == 2
-
-
-def test_argument_parser():
-    """Detectron2's flags and defaults; what is left over are overrides."""
-    parser = default_argument_parser()
-    args = vars(parser.parse_args([]))
-    url = args.pop("dist_url")
-    assert args == {
-        "config_file": "",
-        "resume": False,
-        "eval_only": False,
-        "num_gpus": 1,
-        "num_machines": 1,
-        "machine_rank": 0,
-        "opts": [],
-    }
-    assert url.startswith("tcp://127.0.0.1:")
-    args = parser.parse_args(["--num-gpus", "2", "--resume", "a.b=1", "c=2"])
-    assert (args.num_gpus, args.resume, args.opts) == (2, True, ["a.b=1", "c=2"])
 
 
 def test_one_process_needs_no_wrapping():

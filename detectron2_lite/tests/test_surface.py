@@ -19,7 +19,6 @@ TOOLKIT = ("hiera_det", "pretrain", "tools", "benchmarks", "configs")
 KEPT = {
     "__init__._AbsentFinder.find_spec": "called by Python's import",
     "utils.logger._StdoutHandler.stream": "called by Python's logging",
-    "engine.hooks.BestCheckpointer": "the best checkpoint by AP",
     "solver.build.get_default_optimizer_params": "optimizer.params of Detectron2's own configs",
     "structures.masks.BitMasks.from_polygon_masks": "for mappers of masks that are not polygons",
 }

@@ -2,10 +2,8 @@
 
 from detectron2 import absent_attributes
 
-from .defaults import create_ddp_model, default_argument_parser, default_setup
+from .defaults import create_ddp_model, default_setup
 from .hooks import (
-    BestCheckpointer,
-    EvalHook,
     IterationTimer,
     LRScheduler,
     PeriodicCheckpointer,
@@ -15,9 +13,7 @@ from .launch import DEFAULT_TIMEOUT, launch
 from .train_loop import HookBase, SimpleTrainer, TrainerBase
 
 __all__ = [
-    "BestCheckpointer",
     "DEFAULT_TIMEOUT",
-    "EvalHook",
     "HookBase",
     "IterationTimer",
     "LRScheduler",
@@ -26,7 +22,6 @@ __all__ = [
     "SimpleTrainer",
     "TrainerBase",
     "create_ddp_model",
-    "default_argument_parser",
     "default_setup",
     "launch",
 ]
