@@ -29,7 +29,6 @@ def places() -> dict:
         "world_size": comm.get_world_size(),
         "rank": comm.get_rank(),
         "local_rank": comm.get_local_rank(),
-        "local_size": comm.get_local_size(),
         "is_main": comm.is_main_process(),
     }
 
@@ -55,9 +54,6 @@ def main(folder: str, mode: str) -> None:
     seen["all_gather"] = comm.all_gather({"from": rank})
     seen["gather"] = comm.gather(rank)
     seen["gather_to_1"] = comm.gather(rank, dst=1)
-    mean = comm.reduce_dict({"b": torch.tensor(float(rank)), "a": torch.tensor(1.0)})
-    total = comm.reduce_dict({"b": torch.tensor(1.0 + rank)}, average=False)
-    seen["reduced"] = {name: value.item() for name, value in (mean | {"sum": total["b"]}).items()}
     comm.synchronize()
     seen |= train(folder, **({} if mode == "lite" else {"device_ids": None}))
     with open(os.path.join(folder, f"{rank}.json"), "w") as file:

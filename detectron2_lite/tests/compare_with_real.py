@@ -85,13 +85,14 @@ def train(data: str, folder: str, stop: int) -> list[float]:
     checkpointer = DetectionCheckpointer(trainer.model, folder, trainer=trainer)
     schedule = WarmupParamScheduler(CosineParamScheduler(1.0, 0.0), 0.1, 2 / 6)
 
-    def stopped(trainer: Any) -> None:
-        if trainer.iter == stop:
-            raise KeyboardInterrupt
+    class Stop(hooks.HookBase):
+        def before_step(self) -> None:
+            if self.trainer.iter == stop:
+                raise KeyboardInterrupt
 
     trainer.register_hooks(
         [
-            hooks.CallbackHook(before_step=stopped),
+            Stop(),
             hooks.LRScheduler(scheduler=schedule),
             hooks.PeriodicCheckpointer(checkpointer, 3),
         ]

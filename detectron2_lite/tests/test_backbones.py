@@ -1,7 +1,5 @@
 """FPN, SimpleFeaturePyramid, and the contract of a backbone."""
 
-from types import SimpleNamespace
-
 import golden_models
 import numpy as np
 import pytest
@@ -9,12 +7,10 @@ import torch
 import torch.nn.functional as F
 from detectron2.config import instantiate
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY, build_backbone
 from detectron2.modeling.backbone import (
     FPN,
     Backbone,
     SimpleFeaturePyramid,
-    get_vit_lr_decay_rate,
 )
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from omegaconf import OmegaConf
@@ -152,42 +148,3 @@ def test_sfp_level_of_scale_one_by_hand():
 def test_sfp_refuses_other_scales():
     with pytest.raises((NotImplementedError, ValueError)):
         SimpleFeaturePyramid(Strided(), "c", 8, (3.0,))
-
-
-@pytest.mark.parametrize(
-    ("name", "layer"),
-    [
-        ("backbone.net.pos_embed", 0),
-        ("backbone.net.patch_embed.proj.weight", 0),
-        ("backbone.net.blocks.0.attn.qkv.weight", 1),
-        ("backbone.net.blocks.11.mlp.fc1.bias", 12),
-        ("backbone.net.blocks.3.residual.conv1.weight", 13),
-        ("backbone.net.norm.weight", 13),
-        ("backbone.simfp_2.0.weight", 13),
-        ("roi_heads.blocks.2.weight", 13),
-        ("model.backbone.net.blocks.1.norm1.weight", 13),
-    ],
-)
-def test_vit_lr_decay(name, layer):
-    """rate ** (num_layers + 1 - layer); what does not start with "backbone" has factor 1."""
-    rate = get_vit_lr_decay_rate(name, lr_decay_rate=0.7, num_layers=12)
-    assert rate == pytest.approx(0.7 ** (13 - layer))
-
-
-def test_registered_backbone_is_built_by_name():
-    """build_backbone calls what is registered with the config and the shape of the image."""
-
-    def build_test_backbone(cfg, input_shape):
-        backbone = Strided()
-        backbone.input_channels = input_shape.channels
-        return backbone
-
-    if "build_test_backbone" not in BACKBONE_REGISTRY:
-        BACKBONE_REGISTRY.register(build_test_backbone)
-    model = SimpleNamespace(
-        BACKBONE=SimpleNamespace(NAME="build_test_backbone"), PIXEL_MEAN=[0.0, 0.0, 0.0]
-    )
-    assert build_backbone(SimpleNamespace(MODEL=model)).input_channels == 3
-    model.BACKBONE.NAME = "build_unheard_of_backbone"
-    with pytest.raises((KeyError, ValueError), match="build_unheard_of_backbone"):
-        build_backbone(SimpleNamespace(MODEL=model))

@@ -41,8 +41,6 @@ def test_one_process():
     assert (comm.get_world_size(), comm.get_rank(), comm.get_local_rank()) == (1, 0, 0)
     assert comm.is_main_process()
     assert comm.gather(3) == comm.all_gather(3) == [3]
-    value = {"a": torch.ones(())}
-    assert comm.reduce_dict(value) is value
     comm.synchronize()
 
 
@@ -54,10 +52,10 @@ def test_shared_seed_comes_from_numpy():
 
 
 def test_ranks(seen):
-    """Rank, local rank and sizes of two processes on one machine."""
+    """Ranks and number of two processes on one machine."""
     for rank, process in enumerate(seen[0]):
         assert (process["world_size"], process["rank"]) == (2, rank)
-        assert (process["local_size"], process["local_rank"]) == (2, rank)
+        assert process["local_rank"] == rank
         assert process["is_main"] == (rank == 0)
 
 
@@ -73,11 +71,6 @@ def test_shared_random_seed(seen):
     """All have the seed of rank 0, though their own random states differ."""
     expected = int(np.random.RandomState(10).randint(2**31))
     assert [process["seed"] for process in seen[0]] == [expected, expected]
-
-
-def test_reduce_dict(seen):
-    """Mean or sum over processes, on rank 0."""
-    assert seen[0][0]["reduced"] == {"a": 1.0, "b": 0.5, "sum": 3.0}
 
 
 def test_training_is_that_of_the_joint_batch(seen):
@@ -108,11 +101,11 @@ def test_training_is_that_of_the_joint_batch(seen):
 @pytest.mark.slow
 @pytest.mark.lite_only
 def test_torchrun_gives_the_local_rank(tmp_path):
-    """In a group that torchrun started, local rank and size come from its environment."""
+    """In a group that torchrun started, the local rank comes from its environment."""
     for rank, process in enumerate(
         _start(tmp_path, "torchrun", "-m", "torch.distributed.run", "--nproc-per-node=2")
     ):
-        assert (process["rank"], process["local_rank"], process["local_size"]) == (rank, rank, 2)
+        assert (process["rank"], process["local_rank"]) == (rank, rank)
 
 
 @pytest.mark.lite_only

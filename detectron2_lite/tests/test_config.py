@@ -156,17 +156,6 @@ def test_load_keys(tmp_path):
     assert (a.x, b.x) == (1, 2)
 
 
-def test_load_rel_is_relative_to_the_caller(tmp_path):
-    """``load_rel`` starts from the file whose code calls it."""
-    _written(tmp_path, f="a = dict(x=1)\n")
-    caller = tmp_path / "sub" / "caller.py"
-    caller.parent.mkdir()
-    caller.write_text("")
-    scope = {"LazyConfig": LazyConfig}
-    exec(compile("cfg = LazyConfig.load_rel('../f.py')", str(caller), "exec"), scope)
-    assert scope["cfg"].a.x == 1
-
-
 # ------------------------------------------------------------------ saving
 
 
@@ -215,14 +204,6 @@ def test_what_yaml_cannot_hold_is_pickled_and_told(tmp_path, caplog):
         logger.removeHandler(caplog.handler)
     assert f"{path}.pkl" in caplog.text
     assert (tmp_path / "c.yaml.pkl").exists()
-
-
-@pytest.mark.lite_only
-def test_to_py_writes_assignments():
-    """One line per value, calls as calls. (Detectron2 needs the package ``black`` for it.)"""
-    cfg = _config(m=LazyCall(math.pow)(x=1, y=[2, "s"]), n={"z": 3})
-    expected = "cfg.m = math.pow(x=1, y=[2, 's'])\ncfg.n.z = 3\n"
-    assert LazyConfig.to_py(cfg) == expected
 
 
 # ------------------------------------------------------------------ LazyCall, instantiate
@@ -283,17 +264,6 @@ def test_instantiate_bad_targets():
         instantiate(LazyCall(ShapeSpec)(nope=1))
     with pytest.raises(AssertionError, match="3"):
         instantiate({"_target_": 3})
-
-
-def test_dump_dataclass_round_trip():
-    """``dump_dataclass`` writes what ``instantiate`` reads."""
-    from detectron2.config.instantiate import dump_dataclass
-
-    described = dump_dataclass(ShapeSpec(channels=3, stride=4))
-    assert described["_target_"] == "detectron2.layers.ShapeSpec"
-    assert instantiate(described) == ShapeSpec(channels=3, stride=4)
-    with pytest.raises(AssertionError):
-        dump_dataclass(3)
 
 
 @pytest.mark.parametrize(

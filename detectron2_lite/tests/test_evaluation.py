@@ -4,7 +4,6 @@ import json
 import logging
 import math
 from collections import OrderedDict
-from pathlib import Path
 
 import numpy as np
 import pycocotools.mask as mask_util
@@ -21,7 +20,6 @@ from detectron2.evaluation import (
     print_csv_format,
 )
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
-from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.structures import Boxes, BoxMode, Instances, polygons_to_bitmask
 
 METRICS = ["AP", "AP50", "AP75", "APs", "APm", "APl"]
@@ -207,15 +205,6 @@ def test_only_the_best_detections_count(one_object):
         assert results["bbox"]["AP"] == pytest.approx(expected)
 
 
-@pytest.mark.lite_only
-def test_fewer_than_ten_detections_may_count(one_object):
-    """max_dets_per_image below 10 holds as well; Detectron2 then counts ten."""
-    boxes = [[70, 70, 80, 80], [10, 10, 60, 60]]
-    instances = predictions((100, 100), boxes, [0.9, 0.8], [1, 1])
-    evaluator = COCOEvaluator(one_object(**SQUARE), max_dets_per_image=1)
-    assert feed(evaluator, [(7, instances)]).evaluate()["bbox"]["AP"] == 0
-
-
 def test_evaluate_some_images(toy):
     """img_ids restricts the score to those images."""
     name = toy("val")
@@ -244,9 +233,9 @@ def test_fast_implementation_gives_the_same_numbers(dataset, source, request):
         feed(COCOEvaluator(name, use_fast_impl=fast), source(name)).evaluate()
         for fast in (True, False)
     )
-    assert flatten_results_dict(fast) == pytest.approx(
-        flatten_results_dict(plain), abs=1e-9, nan_ok=True
-    )
+    assert fast.keys() == plain.keys()
+    for task in plain:
+        assert fast[task] == pytest.approx(plain[task], abs=1e-9, nan_ok=True)
 
 
 # ---------------------------------------------------------------- COCOEvaluator, files and tasks
@@ -316,34 +305,6 @@ def test_nothing_processed_gives_an_empty_result(toy):
     evaluator = feed(COCOEvaluator(toy("val")), jittered_ground_truth(toy("val")))
     evaluator.reset()
     assert evaluator.evaluate() == {}
-
-
-@pytest.mark.lite_only
-def test_class_outside_of_the_dataset_raises_at_the_first_batch(one_object):
-    instances = predictions((100, 100), [[0, 0, 1, 1]], [0.5], [2])
-    with pytest.raises(ValueError, match="class 2 was predicted, but the dataset has 2 classes"):
-        feed(COCOEvaluator(one_object(**SQUARE)), [(7, instances)])
-
-
-@pytest.mark.lite_only
-def test_masks_that_are_missing_raise_at_the_first_batch(one_object):
-    instances = predictions((100, 100), [[0, 0, 1, 1]], [0.5], [0])
-    evaluator = COCOEvaluator(one_object(**SQUARE), tasks=("bbox", "segm"))
-    with pytest.raises(ValueError, match="the predictions have no pred_masks"):
-        feed(evaluator, [(7, instances)])
-
-
-@pytest.mark.lite_only
-@pytest.mark.parametrize("missing", ["area", "iscrowd"])
-def test_incomplete_ground_truth_raises_before_inference(missing, toy, tmp_path):
-    content = json.loads(Path(MetadataCatalog.get(toy("val")).json_file).read_text())
-    del content["annotations"][3][missing]
-    path = tmp_path / "incomplete.json"
-    path.write_text(json.dumps(content))
-    name = f"test_evaluation_incomplete_{missing}"
-    register_coco_instances(name, {}, str(path), "")
-    with pytest.raises(ValueError, match=f"incomplete.json: annotation .* has no {missing}"):
-        COCOEvaluator(name)
 
 
 @pytest.mark.lite_only
@@ -437,9 +398,3 @@ def test_csv_format(caplog):
         print_csv_format(results)
     lines = [r.getMessage() for r in caplog.records]
     assert lines == ["copypaste: Task: bbox", "copypaste: AP,AP50", "copypaste: 1.2346,2.0000"]
-
-
-def test_flatten_results():
-    """Nested names are joined by "/"."""
-    nested = {"bbox": {"AP": 1.0, "sub": {"x": 2}}, "time": 3}
-    assert flatten_results_dict(nested) == {"bbox/AP": 1.0, "bbox/sub/x": 2, "time": 3}

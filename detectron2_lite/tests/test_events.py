@@ -1,18 +1,15 @@
 """EventStorage and its writers."""
 
 import json
-import logging
 import sys
 
 import pytest
 import torch
 from detectron2.utils.events import (
-    CommonMetricPrinter,
     EventStorage,
     JSONWriter,
     TensorboardXWriter,
     get_event_storage,
-    has_event_storage,
 )
 
 
@@ -33,14 +30,14 @@ def test_smoothing_is_a_median_of_the_last_iterations(golden_json):
 
 def test_current_storage():
     """The innermost open storage is the current one; without one, asking is an error."""
-    assert not has_event_storage()
     with pytest.raises(AssertionError, match="EventStorage"):
         get_event_storage()
     with EventStorage() as outer:
         with EventStorage() as inner:
             assert get_event_storage() is inner
         assert get_event_storage() is outer
-    assert not has_event_storage()
+    with pytest.raises(AssertionError, match="EventStorage"):
+        get_event_storage()
 
 
 def test_scalars_and_history():
@@ -53,7 +50,6 @@ def test_scalars_and_history():
     assert storage.latest() == {"x": (4.0, 6), "y": (1.0, 99)}
     assert storage.history("x").values() == [(2.0, 5), (4.0, 6)]
     assert sorted(storage.histories()) == ["x", "y"]
-    assert storage.smoothing_hints() == {"x": True, "y": True}
     with pytest.raises(KeyError, match="nothing"):
         storage.history("nothing")
 
@@ -109,39 +105,6 @@ def test_json_writer_appends(tmp_path):
             writer.write()
         writer.close()
     assert [line["iteration"] for line in _lines(path)] == [0, 7]
-
-
-@pytest.fixture()
-def printed(caplog):
-    logger = logging.getLogger("detectron2.utils.events")
-    level = logger.level
-    logger.addHandler(caplog.handler)
-    logger.setLevel(logging.INFO)
-    yield caplog
-    logger.removeHandler(caplog.handler)
-    logger.setLevel(level)
-
-
-def test_metric_printer_line(printed):
-    """Iteration, remaining time (median step over 1000 iterations), losses, times, rate."""
-    with EventStorage() as storage:
-        for i in range(3):
-            storage.iter = i
-            storage.put_scalars(total_loss=3.0, loss_cls=1.0, time=2.0, data_time=0.5)
-            storage.put_scalar("lr", 0.25, smoothing_hint=False)
-        CommonMetricPrinter(max_iter=33).write()
-        assert storage.latest()["eta_seconds"] == (60.0, 2)
-    line = printed.messages[-1]
-    for part in ("eta: 0:01:00", "iter: 2 ", "total_loss: 3 ", "loss_cls: 1 ", "lr: 0.25"):
-        assert part in line + " "
-    assert " time: 2.0000" in line and "data_time: 0.5000" in line
-
-
-def test_metric_printer_is_silent_after_training(printed):
-    """The evaluation at ``max_iter`` is no training step."""
-    with EventStorage(10):
-        CommonMetricPrinter(max_iter=10).write()
-    assert not printed.messages
 
 
 def test_tensorboard_writer_writes_scalars_and_images(tmp_path):

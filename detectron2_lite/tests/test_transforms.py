@@ -168,14 +168,6 @@ def test_resize_scale_fits_inside_the_target():
     assert (transform.new_h, transform.new_w) == (100, 200)
 
 
-def test_resize_takes_one_side_or_height_and_width(image):
-    """Resize(s) is square; Resize((h, w)) is not."""
-    for shape, expected in ((20, (20, 20)), ((20, 30), (20, 30))):
-        aug_input = T.AugInput(image)
-        T.Resize(shape)(aug_input)
-        assert aug_input.image.shape == (*expected, 3)
-
-
 def test_resize_of_images_is_pillows_bilinear(image):
     """uint8 images are resized by Pillow, which antialiases when it shrinks."""
     resized = T.ResizeTransform(60, 84, 15, 21).apply_image(image)
@@ -277,7 +269,7 @@ def test_crop_pads_right_and_bottom_with_128(image):
 
 def test_list_takes_transforms_and_lists(image):
     """A list may hold augmentations, transforms and lists; the result replays all of them."""
-    inner = T.AugmentationList([T.HFlipTransform(84), T.Resize((30, 42))])
+    inner = T.AugmentationList([T.HFlipTransform(84), T.ResizeTransform(60, 84, 30, 42)])
     aug_input = T.AugInput(image, boxes=np.array([[10.0, 5, 30, 20]]))
     transforms = T.AugmentationList([inner, T.VFlipTransform(30)])(aug_input)
     np.testing.assert_allclose(aug_input.boxes, [[27, 20, 37, 27.5]])

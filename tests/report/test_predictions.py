@@ -10,7 +10,13 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, BoxMode, Instances
 
-from hiera_det.report.predictions import CAPTION, GAP, draw_predictions
+from hiera_det.report.predictions import (
+    CAPTION,
+    GAP,
+    class_colors,
+    draw_instances,
+    draw_predictions,
+)
 
 NAME, SIDE = "test_pictures", 120
 HEIGHT, WIDTH = 40, 60
@@ -94,6 +100,104 @@ def test_max_images_and_images_without_objects(dicts, tmp_path):
     grid = cv2.imread(str(draw_predictions(NAME, dicts, outputs, tmp_path / "p.png", **kwargs)))
     assert grid.shape[1] == 2 * (SIDE + GAP)
     assert not is_colored(grid)
+
+
+RED, BLUE = (200, 0, 0), (0, 0, 200)
+
+
+def grey(height: int = 100, width: int = 160) -> np.ndarray:
+    return np.full((height, width, 3), 100, np.uint8)
+
+
+def box_mask(box: list[int], height: int = 100, width: int = 160) -> torch.Tensor:
+    mask = torch.zeros(height, width, dtype=torch.bool)
+    mask[box[1] : box[3], box[0] : box[2]] = True
+    return mask
+
+
+def test_masks_are_half_transparent_with_a_darker_edge():
+    """The values follow from the grey and the colour; outside of the box nothing changes."""
+    image, box = grey(), [40, 30, 120, 90]
+    drawn = draw_instances(image, [[30, 20, 140, 95]], ["fig"], [RED], box_mask(box)[None])
+    assert drawn.dtype == np.uint8 and drawn.shape == image.shape
+    assert (image == 100).all(), "the image given was drawn on"
+    assert drawn[60, 80].tolist() == [150, 50, 50]  # half 100, half the colour
+    assert drawn[60, 40].tolist() == drawn[89, 80].tolist() == [140, 0, 0]  # 0.7 of the colour
+    assert drawn[60, 39].tolist() == [100, 100, 100]
+    assert drawn[60, 30].tolist() == drawn[20, 100].tolist() == [200, 0, 0]  # the box
+    outside = np.ones(image.shape[:2], bool)
+    outside[20:96, 30:141] = False
+    assert (drawn[outside] == 100).all()
+
+
+def test_crowds_are_outlined_and_small_instances_lie_above_large_ones():
+    small, large = [60, 40, 100, 70], [20, 10, 150, 95]
+    masks = torch.stack([box_mask(small), box_mask(large)])
+    drawn = draw_instances(grey(), [small, large], ["", ""], [RED, BLUE], masks)
+    assert drawn[55, 80].tolist() == [125, 25, 75]  # red on blue on grey, half each
+    crowd = draw_instances(
+        grey(), [small, large], ["", ""], [RED, BLUE], masks, outlined=[False, True]
+    )
+    assert crowd[55, 80].tolist() == [150, 50, 50]
+    assert crowd[85, 30].tolist() == [100, 100, 100]  # inside of the crowd
+    assert crowd[80, 21].tolist() == [0, 0, 200]  # its outline
+
+
+def test_labels_are_written_with_their_scores():
+    """In a corner of the box, inside of the picture, and wider with a score than without."""
+
+    def dark_columns(left: float, scores: list[float] | None) -> np.ndarray:
+        box = [left, 150, 260, 190]
+        drawn = draw_instances(grey(200, 200), [box], ["fig"], [RED], None, scores)
+        return np.flatnonzero((drawn.max(axis=-1) < 40).any(axis=0))
+
+    name, name_and_score = dark_columns(100, None), dark_columns(100, [0.87])
+    assert 100 <= name[0] <= 102 and len(name_and_score) > len(name) > 10
+    moved = dark_columns(190, [0.87])
+    assert moved[-1] == 199 and abs(len(moved) - len(name_and_score)) <= 2
+
+
+def test_nothing_and_odd_boxes_are_drawn():
+    empty = torch.zeros(0, 100, 160, dtype=torch.bool)
+    np.testing.assert_array_equal(
+        draw_instances(grey(), torch.zeros(0, 4), [], [], empty, []), grey()
+    )
+    odd = [[-20, -20, 500, 500], [50, 50, 50, 50], [-30, -30, -10, -10]]
+    drawn = draw_instances(grey(), odd, ["a"] * 3, [RED] * 3, torch.zeros(3, 100, 160))
+    assert drawn.shape == (100, 160, 3)
+
+
+def test_instances_that_do_not_fit_raise():
+    box = [[1, 1, 5, 5]]
+    with pytest.raises(ValueError, match=r"1 boxes, but \{'colors': 2\}"):
+        draw_instances(grey(), box, ["a"], [RED, RED])
+    with pytest.raises(ValueError, match=r"masks of \(height, width\) \(5, 5\) on an image of"):
+        draw_instances(grey(), box, ["a"], [RED], torch.zeros(1, 5, 5))
+
+
+def test_class_colors_are_those_of_the_dataset_or_all_different():
+    metadata = MetadataCatalog.get("test_colors")
+    try:
+        assert len(set(class_colors(metadata, 80))) == 80
+        metadata.set(thing_colors=[[255, 0, 0], [0, 0, 255]])
+        assert class_colors(metadata, 2) == [(255, 0, 0), (0, 0, 255)]
+        assert len(set(class_colors(metadata, 5))) == 5
+    finally:
+        MetadataCatalog.remove("test_colors")
+
+
+def test_predictions_and_truth_without_masks(dicts, tmp_path):
+    """Boxes alone: their inside stays grey, on both sides."""
+    record = {**dicts[0], "annotations": [dict(dicts[0]["annotations"][0])]}
+    del record["annotations"][0]["segmentation"]
+    output = prediction(0.9)["instances"]
+    output.remove("pred_masks")
+    grid = cv2.imread(str(draw_predictions(NAME, [record], [output], tmp_path / "p.png")))
+    scale = 480 / WIDTH
+    for x, left in ((5, GAP // 2), (35, 480 + GAP + GAP // 2)):
+        inside = grid[CAPTION + round(20 * scale), left + round((x + 10) * scale)]
+        side = grid[CAPTION + round(30 * scale), left + round(x * scale)]
+        assert np.ptp(inside.astype(int)) == 0 and np.ptp(side.astype(int)) > 200
 
 
 def test_bad_input_raises(dicts, tmp_path):

@@ -8,22 +8,7 @@ from typing import Any
 from detectron2.utils.registry import _convert_target_to_string, locate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-__all__ = ["dump_dataclass", "instantiate"]
-
-
-def dump_dataclass(obj: Any) -> dict[str, Any]:
-    """Describe a dataclass instance, and those in its fields, as ``instantiate`` reads it."""
-    assert dataclasses.is_dataclass(obj) and not isinstance(obj, type), (
-        f"dump_dataclass() requires an instance of a dataclass, got {obj!r}"
-    )
-
-    def dump(value: Any) -> Any:
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            return dump_dataclass(value)
-        return [dump(v) for v in value] if isinstance(value, list | tuple) else value
-
-    fields = {f.name: dump(getattr(obj, f.name)) for f in dataclasses.fields(obj)}
-    return {"_target_": _convert_target_to_string(type(obj)), **fields}
+__all__ = ["instantiate"]
 
 
 def instantiate(cfg: Any) -> Any:

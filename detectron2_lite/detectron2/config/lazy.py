@@ -8,7 +8,6 @@ changes what it imported changes only its own copy.
 import ast
 import builtins
 import dataclasses
-import inspect
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -116,13 +115,6 @@ class LazyConfig:
     """Load, change and save configs."""
 
     @staticmethod
-    def load_rel(filename: str, keys: str | tuple[str, ...] | None = None) -> Any:
-        """``load`` with ``filename`` relative to the file that calls."""
-        caller = inspect.currentframe().f_back.f_code.co_filename
-        assert caller != "<string>", "load_rel() cannot tell where code without a file is"
-        return LazyConfig.load(os.path.join(os.path.dirname(caller), filename), keys)
-
-    @staticmethod
     def load(filename: str, keys: str | tuple[str, ...] | None = None) -> Any:
         """Load a config file. Like any Python file it may run anything: load only what you trust.
 
@@ -210,12 +202,6 @@ class LazyConfig:
             OmegaConf.update(cfg, key, override.value(), merge=True)
         return cfg
 
-    @staticmethod
-    def to_py(cfg: DictConfig, prefix: str = "cfg.") -> str:
-        """Write a config as lines like ``cfg.model.depth = 3``, to be read, not to be run."""
-        content = OmegaConf.to_container(cfg, resolve=True)
-        return "\n".join(_assignments(_targets_to_strings(content), prefix)) + "\n"
-
 
 def _targets_to_strings(content: Any) -> Any:
     """Copy nested dicts and lists with every callable ``_target_`` as its dotted path."""
@@ -232,21 +218,3 @@ def _to_yaml(cfg: DictConfig) -> str:
     content = _targets_to_strings(content)
     # One line per innermost list or dict, however long: easy to compare by line.
     return yaml.dump(content, default_flow_style=None, width=float("inf"), allow_unicode=True)
-
-
-def _assignments(content: dict[str, Any], prefix: str) -> Iterator[str]:
-    def expression(value: Any) -> str:
-        if isinstance(value, list):
-            return f"[{', '.join(map(expression, value))}]"
-        if not isinstance(value, dict):
-            return repr(value)
-        if "_target_" not in value:
-            return "{" + ", ".join(f"{k!r}: {expression(v)}" for k, v in value.items()) + "}"
-        arguments = (f"{k}={expression(v)}" for k, v in value.items() if k != "_target_")
-        return f"{value['_target_']}({', '.join(arguments)})"
-
-    for key, value in sorted(content.items()):
-        if isinstance(value, dict) and value and "_target_" not in value:
-            yield from _assignments(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key} = {expression(value)}"

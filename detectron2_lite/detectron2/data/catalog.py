@@ -75,9 +75,6 @@ class Metadata(SimpleNamespace):
             )
         super().__setattr__(key, val)
 
-    def as_dict(self) -> dict[str, Any]:
-        return dict(self.__dict__)
-
     def set(self, **kwargs: Any) -> "Metadata":
         for key, val in kwargs.items():
             setattr(self, key, val)

@@ -9,7 +9,6 @@ import torch
 from detectron2 import absent_message
 from detectron2.data import detection_utils as utils
 from detectron2.data.transforms import AugInput, Augmentation, AugmentationList
-from detectron2.structures import Instances
 from fvcore.transforms.transform import Transform, TransformList
 
 __all__ = ["DatasetMapper"]
@@ -86,25 +85,26 @@ class DatasetMapper:
         channels_first = np.ascontiguousarray(image.transpose(2, 0, 1))  # (H, W, C) -> (C, H, W)
         dataset_dict["image"] = torch.as_tensor(channels_first)
 
-        annos = dataset_dict.pop("annotations", None)
-        if self.is_train and annos is not None:
+        if not self.is_train:
+            dataset_dict.pop("annotations", None)
+        elif "annotations" in dataset_dict:
             try:
-                dataset_dict["instances"] = self._instances(annos, transforms, image.shape[:2])
+                self._transform_annotations(dataset_dict, transforms, image.shape[:2])
             except ValueError as e:
                 raise ValueError(f"{dataset_dict['file_name']}: {e}") from e
         return dataset_dict
 
-    def _instances(
-        self, annos: list[dict], transforms: TransformList, image_size: tuple[int, int]
-    ) -> Instances:
-        """Annotations of the original image -> ``Instances`` in the augmented one."""
-        annos = [a for a in annos if a.get("iscrowd", 0) == 0]
+    def _transform_annotations(
+        self, dataset_dict: dict, transforms: TransformList, image_shape: tuple[int, int]
+    ) -> None:
+        """Replace ``annotations`` by ``instances`` in the augmented image, of (height, width)."""
+        annos = [a for a in dataset_dict.pop("annotations") if a.get("iscrowd", 0) == 0]
         for anno in annos:
             anno.pop("keypoints", None)
             if not self.use_instance_mask:
                 anno.pop("segmentation", None)
-            utils.transform_instance_annotations(anno, transforms, image_size)
-        instances = utils.annotations_to_instances(annos, image_size, self.instance_mask_format)
+            utils.transform_instance_annotations(anno, transforms, image_shape)
+        instances = utils.annotations_to_instances(annos, image_shape, self.instance_mask_format)
         if self.recompute_boxes and len(instances):
             # The cut-off part of an object is still inside its transformed box; the mask knows.
             if not instances.has("gt_masks"):
@@ -113,4 +113,4 @@ class DatasetMapper:
                     "recompute_boxes=False and use_instance_mask=False to train without masks"
                 )
             instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
-        return utils.filter_empty_instances(instances)
+        dataset_dict["instances"] = utils.filter_empty_instances(instances)

@@ -24,7 +24,6 @@ __all__ = [
     "annotations_to_instances",
     "check_image_size",
     "check_metadata_consistency",
-    "convert_image_to_rgb",
     "filter_empty_instances",
     "read_image",
     "transform_instance_annotations",
@@ -62,20 +61,6 @@ def read_image(file_name: str, format: str | None = None) -> np.ndarray:
     if format == "BGR":
         return array[:, :, ::-1]
     return array[:, :, None] if format == "L" else array
-
-
-def convert_image_to_rgb(image: np.ndarray | torch.Tensor, format: str | None) -> np.ndarray:
-    """(H, W, C) in the given format, as ``read_image`` gives it -> uint8 RGB (H, W, 3)."""
-    if isinstance(image, torch.Tensor):
-        image = image.cpu().numpy()
-    image = image.astype(np.uint8, copy=False)
-    if format == "BGR":
-        return image[:, :, ::-1]
-    if format == "L":
-        return np.repeat(image[:, :, :1], 3, axis=2)
-    if format in (None, "RGB"):
-        return image
-    raise ValueError(f"convert_image_to_rgb knows RGB, BGR and L, got {format!r}")
 
 
 def check_image_size(dataset_dict: dict, image: np.ndarray) -> None:
@@ -181,7 +166,7 @@ def annotations_to_instances(
         segmentations, ``gt_masks``.
 
     Raises:
-        ValueError: only some annotations have a segmentation, or it does not fit ``mask_format``.
+        ValueError: a segmentation does not fit ``mask_format``.
     """
     if mask_format not in ("polygon", "bitmask"):
         raise ValueError(f"mask_format is 'polygon' or 'bitmask', got {mask_format!r}")
@@ -190,14 +175,8 @@ def annotations_to_instances(
     target.gt_boxes = Boxes(np.stack(boxes) if boxes else np.zeros((0, 4)))
     target.gt_classes = torch.tensor([int(a["category_id"]) for a in annos], dtype=torch.int64)
 
-    num_segmented = sum("segmentation" in a for a in annos)
-    if num_segmented == 0:
+    if not annos or "segmentation" not in annos[0]:
         return target
-    if num_segmented < len(annos):
-        raise ValueError(
-            f"{len(annos) - num_segmented} of {len(annos)} instances have no segmentation; "
-            "give every instance one, or train without masks (use_instance_mask=False)"
-        )
     segms = [a["segmentation"] for a in annos]
     if mask_format == "bitmask":
         masks = [_to_bitmask(s, image_size) for s in segms]
@@ -222,8 +201,6 @@ def _to_bitmask(
         mask = mask_util.decode(segm)
     else:
         mask = segm
-    if mask.shape != tuple(image_size):
-        raise ValueError(f"a mask has shape {mask.shape} in an image of {tuple(image_size)}")
     return torch.from_numpy(np.ascontiguousarray(mask).astype(bool))
 
 

@@ -3,7 +3,6 @@
 import argparse
 import logging
 import os
-import sys
 from typing import Any
 
 import torch
@@ -11,19 +10,13 @@ from detectron2.config import LazyConfig
 from detectron2.utils import comm
 from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
-from detectron2.utils.events import (
-    CommonMetricPrinter,
-    EventWriter,
-    JSONWriter,
-    TensorboardXWriter,
-)
 from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-__all__ = ["create_ddp_model", "default_argument_parser", "default_setup", "default_writers"]
+__all__ = ["create_ddp_model", "default_setup"]
 
 
 def create_ddp_model(
@@ -48,47 +41,13 @@ def create_ddp_model(
     return ddp
 
 
-def default_argument_parser(epilog: str | None = None) -> argparse.ArgumentParser:
-    """Make the parser of the usual training scripts.
-
-    Args:
-        epilog: examples to end the help with.
-    """
-    parser = argparse.ArgumentParser(
-        epilog=epilog
-        or f"""
-Examples:
-  one machine:     {sys.argv[0]} --num-gpus 8 --config-file cfg.py
-  other options:   {sys.argv[0]} --config-file cfg.py train.max_iter=1000 model.roi_heads.num_classes=3
-  machine 0 of 2:  {sys.argv[0]} --machine-rank 0 --num-machines 2 --dist-url tcp://HOST:PORT ...
-""",  # noqa: E501
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = parser.add_argument
-    add("--config-file", default="", metavar="FILE", help="LazyConfig file, .py or .yaml")
-    add("--resume", action="store_true", help="resume from output_dir/last_checkpoint if there")
-    add("--eval-only", action="store_true", help="evaluate the checkpoint and end")
-    add("--num-gpus", type=int, default=1, help="GPUs, or CPU processes, on each machine")
-    add("--num-machines", type=int, default=1, help="how many machines take part")
-    add("--machine-rank", type=int, default=0, help="index of this machine")
-    # One of the 16384 dynamic ports, by user, so that two people can train on one machine.
-    port = 49152 + (os.getuid() % 16384 if hasattr(os, "getuid") else 0)
-    add(
-        "--dist-url",
-        default=f"tcp://127.0.0.1:{port}",
-        help="address of machine 0 as tcp://host:port; 'auto' finds a free port on one machine",
-    )
-    add("opts", default=None, nargs=argparse.REMAINDER, help="config overrides: path.key=value ...")
-    return parser
-
-
 def default_setup(cfg: DictConfig, args: argparse.Namespace) -> None:
     """Set up logs, seeds and torch flags; log the environment; save the config.
 
     Args:
         cfg: with ``train.output_dir``, and optionally ``train.seed`` (each rank adds its number;
             negative is random), ``train.cudnn_benchmark`` and ``train.float32_precision``.
-        args: from ``default_argument_parser``.
+        args: of the command line; ``config_file`` and ``eval_only`` are used, if there.
     """
     output_dir = OmegaConf.select(cfg, "train.output_dir")
     if comm.is_main_process() and output_dir:
@@ -118,18 +77,3 @@ def default_setup(cfg: DictConfig, args: argparse.Namespace) -> None:
     if precision:
         logging.getLogger(__name__).info("float32 matmul precision: %s", precision)
         torch.set_float32_matmul_precision(precision)
-
-
-def default_writers(output_dir: str, max_iter: int | None = None) -> list[EventWriter]:
-    """Return writers to the log, to ``metrics.json`` and to tensorboard files in ``output_dir``.
-
-    Args:
-        output_dir: folder, made if it is not there.
-        max_iter: length of the run, to tell the remaining time.
-    """
-    PathManager.mkdirs(output_dir)
-    return [
-        CommonMetricPrinter(max_iter),
-        JSONWriter(os.path.join(output_dir, "metrics.json")),
-        TensorboardXWriter(output_dir),
-    ]

@@ -2,28 +2,21 @@
 
 import datetime
 import logging
-import math
-import operator
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from detectron2.solver import LRMultiplier
-from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
-from fvcore.common.checkpoint import Checkpointer
 from fvcore.common.checkpoint import PeriodicCheckpointer as _PeriodicCheckpointer
 from fvcore.common.param_scheduler import ParamScheduler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler as _LRScheduler
 
-from .train_loop import HookBase, TrainerBase
+from .train_loop import HookBase
 
 __all__ = [
-    "BestCheckpointer",
-    "CallbackHook",
-    "EvalHook",
     "IterationTimer",
     "LRScheduler",
     "PeriodicCheckpointer",
@@ -31,41 +24,6 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
-
-
-class CallbackHook(HookBase):
-    """Calls functions with the trainer as their argument."""
-
-    def __init__(
-        self,
-        *,
-        before_train: Callable[[TrainerBase], None] | None = None,
-        after_train: Callable[[TrainerBase], None] | None = None,
-        before_step: Callable[[TrainerBase], None] | None = None,
-        after_step: Callable[[TrainerBase], None] | None = None,
-    ) -> None:
-        self._before_train = before_train
-        self._after_train = after_train
-        self._before_step = before_step
-        self._after_step = after_step
-
-    def before_train(self) -> None:
-        if self._before_train:
-            self._before_train(self.trainer)
-
-    def after_train(self) -> None:
-        if self._after_train:
-            self._after_train(self.trainer)
-        # A closure may hold the trainer, which would keep it alive.
-        self._before_train = self._after_train = self._before_step = self._after_step = None
-
-    def before_step(self) -> None:
-        if self._before_step:
-            self._before_step(self.trainer)
-
-    def after_step(self) -> None:
-        if self._after_step:
-            self._after_step(self.trainer)
 
 
 class IterationTimer(HookBase):
@@ -147,64 +105,6 @@ class PeriodicCheckpointer(_PeriodicCheckpointer, HookBase):
         self.step(self.trainer.iter)
 
 
-class BestCheckpointer(HookBase):
-    """Saves ``<file_prefix>.pth`` whenever a metric is the best so far. Register after EvalHook."""
-
-    def __init__(
-        self,
-        eval_period: int,
-        checkpointer: Checkpointer,
-        val_metric: str,
-        mode: str = "max",
-        file_prefix: str = "model_best",
-    ) -> None:
-        """Args:
-        eval_period: that of the EvalHook.
-        checkpointer: what saves.
-        val_metric: name in the storage, as ``"bbox/AP"``.
-        mode: "max" where more is better, or "min".
-        file_prefix: name of the file, without ``.pth``.
-        """
-        assert mode in ("max", "min"), f"mode={mode!r} of BestCheckpointer is not 'max' or 'min'"
-        self._period = eval_period
-        self._checkpointer = checkpointer
-        self._val_metric = val_metric
-        self._is_better = operator.gt if mode == "max" else operator.lt
-        self._file_prefix = file_prefix
-        self.best_metric: float | None = None
-        self.best_iter: int | None = None
-
-    def after_step(self) -> None:
-        # The last iteration's evaluation comes after training.
-        done = self.trainer.iter + 1
-        if self._period > 0 and done % self._period == 0 and done != self.trainer.max_iter:
-            self._check()
-
-    def after_train(self) -> None:
-        if self.trainer.iter >= self.trainer.max_iter:
-            self._check()
-
-    def _check(self) -> None:
-        name = self._val_metric
-        value, iteration = self.trainer.storage.latest().get(name, (None, None))
-        if value is None:
-            logger.warning("%s was not recorded: no best checkpoint is saved by it.", name)
-        elif not math.isfinite(value):
-            logger.warning("%s is %s: not the best checkpoint.", name, value)
-        elif self.best_metric is None or self._is_better(value, self.best_metric):
-            self._checkpointer.save(self._file_prefix, iteration=iteration)
-            logger.info(
-                "Saved %s.pth: %s is %.5f at iteration %d, was %s",
-                self._file_prefix, name, value, iteration, self.best_metric,
-            )  # fmt: skip
-            self.best_metric, self.best_iter = value, iteration
-        else:
-            logger.info(
-                "Not saving: %s is %.5f, not better than %.5f at iteration %d",
-                name, value, self.best_metric, self.best_iter,
-            )  # fmt: skip
-
-
 class LRScheduler(HookBase):
     """Records ``lr``, the learning rate of the largest group, and steps the schedule."""
 
@@ -262,55 +162,3 @@ class LRScheduler(HookBase):
         then made from the trainer's iteration and the optimizer's ``initial_lr``."""
         if isinstance(self.scheduler, _LRScheduler):
             self.scheduler.load_state_dict(state_dict)
-
-
-class EvalHook(HookBase):
-    """Evaluates every ``eval_period`` iterations and after training."""
-
-    def __init__(
-        self,
-        eval_period: int,
-        eval_function: Callable[[], Mapping[str, Any] | None],
-        eval_after_train: bool = True,
-    ) -> None:
-        """Args:
-        eval_period: 0 evaluates after training only.
-        eval_function: returns a nested dict of numbers, recorded as ``outer/inner``, or None.
-            Every process calls it.
-        eval_after_train: also evaluate after the last iteration.
-        """
-        self._period = eval_period
-        self._func = eval_function
-        self._eval_after_train = eval_after_train
-
-    def _do_eval(self) -> None:
-        # Here, since it brings in all of evaluation and data.
-        from detectron2.evaluation.testing import flatten_results_dict
-
-        results = self._func()
-        if results:
-            assert isinstance(results, Mapping), (
-                f"[EvalHook] eval_function has to return a dict, not {results!r}"
-            )
-            flat = flatten_results_dict(results)
-            for name, value in flat.items():
-                try:
-                    flat[name] = float(value)
-                except (TypeError, ValueError) as error:
-                    raise ValueError(
-                        f"[EvalHook] eval_function has to return numbers, not {name}: {value}"
-                    ) from error
-            self.trainer.storage.put_scalars(**flat, smoothing_hint=False)
-        # Evaluation may take different times: wait, so that no process times out in training.
-        comm.synchronize()
-
-    def after_step(self) -> None:
-        done = self.trainer.iter + 1
-        if self._period > 0 and done % self._period == 0 and done != self.trainer.max_iter:
-            self._do_eval()
-
-    def after_train(self) -> None:
-        # Not after a failure.
-        if self._eval_after_train and self.trainer.iter >= self.trainer.max_iter:
-            self._do_eval()
-        del self._func  # a closure may hold the trainer, which would keep it alive

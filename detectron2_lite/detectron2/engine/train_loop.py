@@ -3,7 +3,7 @@
 import logging
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from detectron2.utils.events import EventStorage, get_event_storage
 from torch import nn
 from torch.optim import Optimizer
 
-__all__ = ["HookBase", "TrainerBase", "SimpleTrainer", "AMPTrainer"]
+__all__ = ["HookBase", "TrainerBase", "SimpleTrainer"]
 
 
 class HookBase:
@@ -183,12 +183,6 @@ class SimpleTrainer(TrainerBase):
             self._batches = iter(self.data_loader)
         return self._batches
 
-    def reset_data_loader(self, data_loader_builder: Callable[[], Iterable[Any]]) -> None:
-        """Replace the loader by a new one, after the old one's workers are gone."""
-        del self.data_loader
-        self._batches = None
-        self.data_loader = data_loader_builder()
-
     def run_step(self) -> None:
         assert self.model.training, "The model is in eval mode: call model.train()"
         data, data_time = self._next_batch()
@@ -267,69 +261,3 @@ class SimpleTrainer(TrainerBase):
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         super().load_state_dict(state_dict)
         self.optimizer.load_state_dict(state_dict["optimizer"])
-
-
-class AMPTrainer(SimpleTrainer):
-    """SimpleTrainer with the forward pass under autocast, on the device of the model."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        data_loader: Iterable[Any],
-        optimizer: Optimizer,
-        gather_metric_period: int = 1,
-        zero_grad_before_forward: bool = False,
-        grad_scaler: torch.amp.GradScaler | None = None,
-        precision: torch.dtype = torch.float16,
-        log_grad_scaler: bool = False,
-        async_write_metrics: bool = False,
-    ) -> None:
-        """Args: those of SimpleTrainer, and
-
-        grad_scaler: loss scaler; by default one that scales for float16 only, since bfloat16
-            has the range of float32.
-        precision: torch.float16 or torch.bfloat16.
-        log_grad_scaler: record the scale as a metric.
-        """
-        super().__init__(
-            model,
-            data_loader,
-            optimizer,
-            gather_metric_period,
-            zero_grad_before_forward,
-            async_write_metrics,
-        )
-        self.device_type = next(model.parameters()).device.type
-        self.precision = precision
-        self.log_grad_scaler = log_grad_scaler
-        if grad_scaler is None:
-            grad_scaler = torch.amp.GradScaler(self.device_type, enabled=precision == torch.float16)
-        self.grad_scaler = grad_scaler
-
-    def run_step(self) -> None:
-        assert self.model.training, "The model is in eval mode: call model.train()"
-        data, data_time = self._next_batch()
-        if self.zero_grad_before_forward:
-            self.optimizer.zero_grad()
-        with torch.autocast(self.device_type, dtype=self.precision):
-            losses, loss_dict = self._forward(data)
-        if not self.zero_grad_before_forward:
-            self.optimizer.zero_grad()
-        self.grad_scaler.scale(losses).backward()
-        if self.log_grad_scaler:
-            self.storage.put_scalar("[metric]grad_scaler", self.grad_scaler.get_scale())
-        self.after_backward()
-        self._write_metrics(loss_dict, data_time)
-        self.grad_scaler.step(self.optimizer)
-        self.grad_scaler.update()
-
-    def state_dict(self) -> dict[str, Any]:
-        state = super().state_dict()
-        if self.grad_scaler.is_enabled():
-            state["grad_scaler"] = self.grad_scaler.state_dict()
-        return state
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        if self.grad_scaler.is_enabled() and "grad_scaler" in state_dict:
-            self.grad_scaler.load_state_dict(state_dict["grad_scaler"])

@@ -9,13 +9,12 @@ from .evaluator import (
     inference_context,
     inference_on_dataset,
 )
-from .testing import flatten_results_dict, print_csv_format
+from .testing import print_csv_format
 
 __all__ = [
     "COCOEvaluator",
     "DatasetEvaluator",
     "DatasetEvaluators",
-    "flatten_results_dict",
     "inference_context",
     "inference_on_dataset",
     "print_csv_format",

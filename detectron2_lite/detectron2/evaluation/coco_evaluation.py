@@ -49,10 +49,6 @@ class COCOEvaluator(DatasetEvaluator):
             the numbers are the same.
         allow_cached_coco: without effect here; only the conversion of datasets that have no
             COCO JSON would use a cache.
-
-    Raises:
-        ValueError: the ground truth lacks something that scoring needs. All that can be checked
-            before inference is checked here or at the first batch.
     """
 
     def __init__(
@@ -88,7 +84,6 @@ class COCOEvaluator(DatasetEvaluator):
         categories = sorted(self._coco_api.dataset["categories"], key=lambda c: c["id"])
         self._class_names = [c["name"] for c in categories]
         self._category_ids = [c["id"] for c in categories]
-        _check_ground_truth(self._coco_api.dataset.get("annotations", []), json_file)
         self._predictions: list[dict] = []
 
     def reset(self) -> None:
@@ -100,25 +95,11 @@ class COCOEvaluator(DatasetEvaluator):
             inputs: dicts with ``image_id``.
             outputs: dicts with ``instances``, in coordinates of the original image:
                 ``pred_boxes``, ``scores``, ``pred_classes`` and maybe ``pred_masks``.
-
-        Raises:
-            ValueError: a predicted class is outside of the dataset's.
         """
         for one_input, output in zip(inputs, outputs, strict=True):
             if "instances" not in output:
                 raise NotImplementedError(absent_message("scoring anything but 'instances'"))
             instances = output["instances"].to(torch.device("cpu"))
-            if len(instances) and int(instances.pred_classes.max()) >= len(self._class_names):
-                raise ValueError(
-                    f"class {int(instances.pred_classes.max())} was predicted, but the dataset "
-                    f"has {len(self._class_names)} classes, 0..{len(self._class_names) - 1}; "
-                    "num_classes of the model must be that of the dataset"
-                )
-            if len(instances) and "segm" in (self._tasks or ()) and not instances.has("pred_masks"):
-                raise ValueError(
-                    "tasks has 'segm', but the predictions have no pred_masks; leave 'segm' out "
-                    "or give the model a mask head"
-                )
             image_id = one_input["image_id"]
             self._predictions.append(
                 {"image_id": image_id, "instances": instances_to_coco_json(instances, image_id)}
@@ -230,17 +211,6 @@ def _tasks_of(results: list[dict]) -> tuple[str, ...]:
     return ("bbox", "segm") if any("segmentation" in r for r in results) else ("bbox",)
 
 
-def _check_ground_truth(annotations: list[dict], json_file: str) -> None:
-    for anno in annotations:
-        missing = [key for key in ("bbox", "area", "iscrowd") if key not in anno]
-        if missing:
-            raise ValueError(
-                f"{json_file}: annotation {anno.get('id')} has no {', '.join(missing)}, which "
-                "COCO's evaluation needs; add it (area: pixels of the mask, or of the box if "
-                "there is no mask; iscrowd: 0 for a single object)"
-            )
-
-
 def _cocoeval_class(use_fast_impl: bool) -> type:
     """COCOeval of ``faster_coco_eval`` if it is wanted and there, else pycocotools'."""
     if use_fast_impl:
@@ -272,7 +242,7 @@ def _match_and_accumulate(
     start = time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
         scorer = cocoeval(coco_gt, coco_gt.loadRes(results), task)
-        scorer.params.maxDets = _detection_limits(max_dets)
+        scorer.params.maxDets = [1, 10, max_dets]
         if img_ids is not None:
             scorer.params.imgIds = list(img_ids)
         scorer.evaluate()
@@ -286,11 +256,6 @@ def _match_and_accumulate(
     )
     precision, recall = np.asarray(scorer.eval["precision"]), np.asarray(scorer.eval["recall"])
     return precision, recall, scorer.params.iouThrs
-
-
-def _detection_limits(max_dets: int) -> list[int]:
-    """COCO's 1, 10 and 100, ascending whatever takes the place of 100."""
-    return [min(1, max_dets), min(10, max_dets), max_dets]
 
 
 def _mean(values: np.ndarray) -> float:
@@ -323,7 +288,7 @@ def _log_summary(
     ]
     rows += [
         ("Recall", "0.50:0.95", "all", limit, recall[..., 0, m])
-        for m, limit in enumerate(_detection_limits(max_dets))
+        for m, limit in enumerate((1, 10, max_dets))
     ]
     rows += [
         ("Recall", "0.50:0.95", area, max_dets, recall[..., i, -1])

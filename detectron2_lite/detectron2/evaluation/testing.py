@@ -1,10 +1,10 @@
-"""Results as log lines and as scalars."""
+"""Results as log lines."""
 
 import logging
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["flatten_results_dict", "print_csv_format"]
+__all__ = ["print_csv_format"]
 
 logger = logging.getLogger(__name__)
 
@@ -26,14 +26,3 @@ def print_csv_format(results: Mapping[str, Any]) -> None:
         logger.info("copypaste: Task: %s", task)
         logger.info("copypaste: %s", ",".join(shown))
         logger.info("copypaste: %s", ",".join(f"{value:.4f}" for value in shown.values()))
-
-
-def flatten_results_dict(results: Mapping[str, Any]) -> dict[str, Any]:
-    """{"bbox": {"AP": 1.0}} -> {"bbox/AP": 1.0}, at any depth."""
-    flat = {}
-    for key, value in results.items():
-        if isinstance(value, Mapping):
-            flat.update({f"{key}/{k}": v for k, v in flatten_results_dict(value).items()})
-        else:
-            flat[key] = value
-    return flat

@@ -3,7 +3,6 @@
 from detectron2 import absent_attributes
 
 from .batch_norm import FrozenBatchNorm2d, get_norm
-from .blocks import CNNBlockBase
 from .mask_ops import paste_masks_in_image
 from .nms import batched_nms
 from .roi_align import ROIAlign
@@ -19,7 +18,6 @@ from .wrappers import (
 )
 
 __all__ = [
-    "CNNBlockBase",
     "Conv2d",
     "ConvTranspose2d",
     "FrozenBatchNorm2d",

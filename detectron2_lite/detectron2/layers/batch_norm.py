@@ -39,27 +39,6 @@ class FrozenBatchNorm2d(nn.Module):
     def extra_repr(self) -> str:
         return f"num_features={self.num_features}, eps={self.eps}"
 
-    @classmethod
-    def convert_frozen_batchnorm(cls, module: nn.Module) -> nn.Module:
-        """Replace every BatchNorm2d and SyncBatchNorm in ``module``.
-
-        Returns:
-            ``module``, changed in place, or its replacement if it is itself a batch norm.
-        """
-        if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm):
-            frozen = cls(module.num_features, module.eps)
-            if module.affine:
-                frozen.weight = module.weight.detach().clone()
-                frozen.bias = module.bias.detach().clone()
-            frozen.running_mean = module.running_mean
-            frozen.running_var = module.running_var
-            return frozen
-        for name, child in module.named_children():
-            replacement = cls.convert_frozen_batchnorm(child)
-            if replacement is not child:
-                module.add_module(name, replacement)
-        return module
-
 
 class LayerNorm(nn.Module):
     """LayerNorm over the channels of a (N, C, H, W) map at each position.

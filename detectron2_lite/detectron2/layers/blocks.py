@@ -1,13 +1,13 @@
-"""What networks are built of: a convolution with its norm, and a base class of blocks."""
+"""A convolution with its norm."""
 
 from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from .batch_norm import FrozenBatchNorm2d, get_norm
+from .batch_norm import get_norm
 from .wrappers import Conv2d
 
-__all__ = ["CNNBlockBase", "same_size_conv"]
+__all__ = ["same_size_conv"]
 
 
 def same_size_conv(
@@ -27,20 +27,3 @@ def same_size_conv(
         norm=get_norm(norm, out_channels),
         activation=activation,
     )
-
-
-class CNNBlockBase(nn.Module):
-    """A block of a CNN that says its input channels, output channels and stride."""
-
-    def __init__(self, in_channels: int, out_channels: int, stride: int):
-        super().__init__()
-        self.in_channels = in_channels
-        self.out_channels = out_channels
-        self.stride = stride
-
-    def freeze(self) -> "CNNBlockBase":
-        """Stop the training of all parameters and freeze the batch norms. Returns the block."""
-        for parameter in self.parameters():
-            parameter.requires_grad = False
-        FrozenBatchNorm2d.convert_frozen_batchnorm(self)
-        return self

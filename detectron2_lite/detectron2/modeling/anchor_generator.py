@@ -5,12 +5,9 @@ from collections.abc import Sequence
 
 import torch
 from detectron2.structures import Boxes
-from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
-__all__ = ["ANCHOR_GENERATOR_REGISTRY", "DefaultAnchorGenerator"]
-
-ANCHOR_GENERATOR_REGISTRY = Registry("ANCHOR_GENERATOR")
+__all__ = ["DefaultAnchorGenerator"]
 
 
 class _Buffers(nn.Module):
@@ -39,7 +36,6 @@ def _per_level(values: Sequence, num_levels: int, name: str) -> Sequence:
     return values
 
 
-@ANCHOR_GENERATOR_REGISTRY.register()
 class DefaultAnchorGenerator(nn.Module):
     """Anchors of several sizes and aspect ratios, centred on a grid per feature map.
 

@@ -38,12 +38,9 @@ def get_default_optimizer_params(
     share counts once, those without ``requires_grad`` not at all.
 
     Args:
-        model: module whose parameters are grouped.
-        base_lr: learning rate of all; needed with ``bias_lr_factor`` or ``lr_factor_func``.
-        weight_decay: weight decay of all.
-        weight_decay_norm: weight decay of torch's normalization layers.
-        bias_lr_factor: factor on the learning rate of every parameter named ``bias``.
-        weight_decay_bias: weight decay of every parameter named ``bias``.
+        base_lr, weight_decay: of all; ``bias_lr_factor`` and ``lr_factor_func`` need ``base_lr``.
+        weight_decay_norm: of torch's normalization layers.
+        bias_lr_factor, weight_decay_bias: of every parameter named ``bias``.
         lr_factor_func: full parameter name to a factor on its learning rate.
         overrides: last part of a parameter name (``"pos_embed"``) to what replaces its options:
             ``{"weight_decay": 0.0}``.

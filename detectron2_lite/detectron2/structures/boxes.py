@@ -104,10 +104,6 @@ class Boxes:
         t = boundary_threshold
         return (x0 >= -t) & (y0 >= -t) & (x1 < width + t) & (y1 < height + t)
 
-    def get_centers(self) -> Tensor:
-        """(N, 2) centres as x, y."""
-        return (self.tensor[:, :2] + self.tensor[:, 2:]) / 2
-
     def scale(self, scale_x: float, scale_y: float) -> None:
         """Multiply the coordinates, in place."""
         self.tensor[:, 0::2] *= scale_x

@@ -199,12 +199,6 @@ class PolygonMasks:
         """(N,) bool: the instance has a polygon."""
         return torch.tensor([len(p) > 0 for p in self.polygons], dtype=torch.bool)
 
-    def area(self) -> Tensor:
-        """(N,) float64: sum of the polygons' areas, which counts overlaps twice."""
-        return torch.tensor(
-            [sum(map(_polygon_area, p)) for p in self.polygons], dtype=torch.float64
-        )
-
     def get_bounding_boxes(self) -> Boxes:
         """Tight boxes; an instance without polygons has (inf, inf, 0, 0)."""
         boxes = torch.zeros(len(self), 4, dtype=torch.float32)
@@ -240,11 +234,6 @@ class PolygonMasks:
         if not polymasks_list:
             raise ValueError("PolygonMasks.cat of an empty list")
         return PolygonMasks._of_valid([p for masks in polymasks_list for p in masks.polygons])
-
-
-def _polygon_area(polygon: np.ndarray) -> float:
-    x, y = polygon[0::2], polygon[1::2]
-    return 0.5 * float(abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))))
 
 
 class ROIMasks:

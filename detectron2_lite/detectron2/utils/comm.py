@@ -68,15 +68,6 @@ def get_local_rank() -> int:
     return dist.get_rank(group=get_local_process_group())
 
 
-def get_local_size() -> int:
-    """Number of processes on this machine; ``LOCAL_WORLD_SIZE`` where no group was made."""
-    if not _active():
-        return 1
-    if _LOCAL_PROCESS_GROUP is None and "LOCAL_WORLD_SIZE" in os.environ:
-        return int(os.environ["LOCAL_WORLD_SIZE"])
-    return dist.get_world_size(group=get_local_process_group())
-
-
 def is_main_process() -> bool:
     """True in the one process that writes files."""
     return get_rank() == 0
@@ -122,27 +113,3 @@ def gather(data: Any, dst: int = 0, group: dist.ProcessGroup | None = None) -> l
 def shared_random_seed() -> int:
     """Return one random int, the same in every process, drawn from rank 0's numpy state."""
     return all_gather(np.random.randint(2**31))[0]
-
-
-def reduce_dict(
-    input_dict: dict[str, torch.Tensor], average: bool = True
-) -> dict[str, torch.Tensor]:
-    """Add up scalar tensors over all processes.
-
-    Args:
-        input_dict: the same keys in every process.
-        average: divide by the number of processes.
-
-    Returns:
-        A dict with the sums (means) on rank 0; elsewhere the values are unspecified.
-    """
-    world = get_world_size()
-    if world == 1:
-        return input_dict
-    with torch.no_grad():
-        names = sorted(input_dict)
-        values = torch.stack([input_dict[name] for name in names])  # (names,)
-        dist.reduce(values, dst=0)
-        if average and get_rank() == 0:
-            values /= world
-        return dict(zip(names, values, strict=True))

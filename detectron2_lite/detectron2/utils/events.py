@@ -1,8 +1,6 @@
 """Metrics of a run: where they are collected and who writes them."""
 
-import datetime
 import json
-import logging
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -16,11 +14,9 @@ from .file_io import PathManager
 
 __all__ = [
     "get_event_storage",
-    "has_event_storage",
     "EventWriter",
     "JSONWriter",
     "TensorboardXWriter",
-    "CommonMetricPrinter",
     "EventStorage",
 ]
 
@@ -31,11 +27,6 @@ def get_event_storage() -> "EventStorage":
     """Storage of the innermost open ``with EventStorage(...)``; AssertionError where none is."""
     assert _STORAGES, "No storage is open: metrics are put inside `with EventStorage(...)`"
     return _STORAGES[-1]
-
-
-def has_event_storage() -> bool:
-    """Whether a ``with EventStorage(...)`` is open."""
-    return bool(_STORAGES)
 
 
 class EventStorage:
@@ -132,10 +123,6 @@ class EventStorage:
     def _smooth(self, name: str, window_size: int) -> float:
         return float(self._history[name].median(self.count_samples(name, window_size)))
 
-    def smoothing_hints(self) -> Mapping[str, bool]:
-        """Whether each scalar is noisy, by name."""
-        return self._smoothing_hints
-
     @contextmanager
     def name_scope(self, name: str) -> Iterator[None]:
         """Prefix the names put inside with ``name/``. A scope within a scope replaces it."""
@@ -227,37 +214,3 @@ class TensorboardXWriter(EventWriter):
 
     def close(self) -> None:
         self._writer.close()
-
-
-class CommonMetricPrinter(EventWriter):
-    """One log line: remaining time, iteration, losses, times, learning rate, GPU memory."""
-
-    def __init__(self, max_iter: int | None = None, window_size: int = 20) -> None:
-        """Args:
-        max_iter: length of the run; without it no remaining time is told.
-        window_size: that of the medians.
-        """
-        self.logger = logging.getLogger(__name__)
-        self._max_iter = max_iter
-        self._window_size = window_size
-
-    def write(self) -> None:
-        storage = get_event_storage()
-        if storage.iter == self._max_iter:
-            return  # the final evaluation is filed under max_iter, and it is no training step
-        smooth = storage.latest_with_smoothing_hint(self._window_size)
-        fields = [f"iter: {storage.iter}"]
-        if self._max_iter is not None and "time" in smooth:
-            left = self._max_iter - storage.iter - 1
-            eta = left * storage._smooth("time", 1000)
-            storage.put_scalar("eta_seconds", eta, smoothing_hint=False)
-            fields.insert(0, f"eta: {datetime.timedelta(seconds=int(eta))}")
-        fields += [f"{name}: {value:.4g}" for name, (value, _) in smooth.items() if "loss" in name]
-        for name in ("time", "data_time"):
-            if name in smooth:
-                fields.append(f"{name}: {smooth[name][0]:.4f}")
-                fields.append(f"last_{name}: {storage.latest()[name][0]:.4f}")
-        fields.append(f"lr: {smooth['lr'][0]:.5g}" if "lr" in smooth else "lr: N/A")
-        if torch.cuda.is_available():
-            fields.append(f"max_mem: {torch.cuda.max_memory_allocated() / 2**20:.0f}M")
-        self.logger.info("  ".join(fields))

@@ -4,7 +4,6 @@ import logging
 import os
 import sys
 import time
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any, TextIO
 
@@ -13,14 +12,11 @@ from termcolor import colored
 
 __all__ = [
     "setup_logger",
-    "log_first_n",
-    "log_every_n",
     "log_every_n_seconds",
     "create_small_table",
 ]
 
 _DATE = "%m/%d %H:%M:%S"
-_CALLS: Counter = Counter()  # of log_first_n and log_every_n, by key
 _LAST_TIME: dict[Any, float] = {}  # of log_every_n_seconds, by key
 
 
@@ -109,39 +105,6 @@ def _caller() -> tuple[str, tuple[str, int]]:
     """Module name and (file, line) of the code that called a ``log_*`` function."""
     frame = sys._getframe(2)
     return frame.f_globals.get("__name__", __name__), (frame.f_code.co_filename, frame.f_lineno)
-
-
-def log_first_n(
-    lvl: int,
-    msg: str,
-    n: int = 1,
-    *,
-    name: str | None = None,
-    key: str | tuple[str, ...] = "caller",
-) -> None:
-    """Log only the first ``n`` times.
-
-    Args:
-        lvl: level, as ``logging.INFO``.
-        msg: text.
-        n: number of times.
-        name: logger; the calling module's by default.
-        key: what counts as the same: ``"caller"`` (the line of code), ``"message"``, or both.
-    """
-    module, place = _caller()
-    keys = (key,) if isinstance(key, str) else tuple(key)
-    identity = ("caller" in keys and place, "message" in keys and msg)
-    _CALLS[identity] += 1
-    if _CALLS[identity] <= n:
-        logging.getLogger(name or module).log(lvl, msg)
-
-
-def log_every_n(lvl: int, msg: str, n: int = 1, *, name: str | None = None) -> None:
-    """Log the first of every ``n`` calls from one line of code."""
-    module, place = _caller()
-    _CALLS[place] += 1
-    if n == 1 or _CALLS[place] % n == 1:
-        logging.getLogger(name or module).log(lvl, msg)
 
 
 def log_every_n_seconds(lvl: int, msg: str, n: int = 1, *, name: str | None = None) -> None:

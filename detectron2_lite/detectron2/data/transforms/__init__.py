@@ -1,46 +1,33 @@
 """Transforms, which are deterministic, and augmentations, which choose them at random."""
 
 from detectron2 import absent_attributes
-
-from .augmentation import AugInput, Augmentation, AugmentationList
-from .augmentation_impl import (
-    FixedSizeCrop,
-    RandomFlip,
-    Resize,
-    ResizeScale,
-    ResizeShortestEdge,
-)
-from .transform import (
-    BlendTransform,
+from fvcore.transforms.transform import (
     CropTransform,
-    GridSampleTransform,
     HFlipTransform,
     NoOpTransform,
     PadTransform,
-    ResizeTransform,
-    ScaleTransform,
     Transform,
     TransformList,
     VFlipTransform,
 )
 
+from .augmentation import AugInput, Augmentation, AugmentationList
+from .augmentation_impl import FixedSizeCrop, RandomFlip, ResizeScale, ResizeShortestEdge
+from .transform import ResizeTransform
+
 __all__ = [
     "AugInput",
     "Augmentation",
     "AugmentationList",
-    "BlendTransform",
     "CropTransform",
     "FixedSizeCrop",
-    "GridSampleTransform",
     "HFlipTransform",
     "NoOpTransform",
     "PadTransform",
     "RandomFlip",
-    "Resize",
     "ResizeScale",
     "ResizeShortestEdge",
     "ResizeTransform",
-    "ScaleTransform",
     "Transform",
     "TransformList",
     "VFlipTransform",

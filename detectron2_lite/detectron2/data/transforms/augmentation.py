@@ -43,12 +43,6 @@ class AugInput:
         if self.sem_seg is not None:
             self.sem_seg = tfm.apply_segmentation(self.sem_seg)
 
-    def apply_augmentations(
-        self, augmentations: Sequence["Augmentation | Transform"]
-    ) -> TransformList:
-        """Apply the augmentations one after the other and return what they did."""
-        return AugmentationList(augmentations)(self)
-
 
 class Augmentation:
     """A random policy. Subclasses define ``get_transform``.

@@ -21,7 +21,7 @@ from fvcore.transforms.transform import (
 )
 from PIL import Image
 
-__all__ = ["FixedSizeCrop", "RandomFlip", "Resize", "ResizeScale", "ResizeShortestEdge"]
+__all__ = ["FixedSizeCrop", "RandomFlip", "ResizeScale", "ResizeShortestEdge"]
 
 
 class RandomFlip(Augmentation):
@@ -48,18 +48,6 @@ class RandomFlip(Augmentation):
         if self._rand_range() >= self.prob:  # drawn whatever prob is
             return NoOpTransform()
         return HFlipTransform(w) if self.horizontal else VFlipTransform(h)
-
-
-class Resize(Augmentation):
-    """Resize to a fixed ``shape``, (height, width) or one side of a square, in pixels."""
-
-    def __init__(self, shape: int | Sequence[int], interp: int = Image.BILINEAR) -> None:
-        self.shape = (shape, shape) if isinstance(shape, int) else tuple(shape)
-        self.interp = interp
-
-    def get_transform(self, image: np.ndarray) -> Transform:
-        h, w = image.shape[:2]
-        return ResizeTransform(h, w, *self.shape, self.interp)
 
 
 class ResizeShortestEdge(Augmentation):

@@ -1,4 +1,4 @@
-"""Deterministic transforms: fvcore's, and the image resize that Detectron2 adds to them.
+"""The image resize that Detectron2 adds to fvcore's deterministic transforms.
 
 A ``Transform`` maps an image, coordinates, boxes, polygons and segmentations consistently.
 Coordinates are continuous: pixel (row i, column j) covers [j, j + 1] x [i, i + 1], so a horizontal
@@ -7,33 +7,10 @@ flip maps x to W - x.
 
 import numpy as np
 import torch
-from fvcore.transforms.transform import (
-    BlendTransform,
-    CropTransform,
-    GridSampleTransform,
-    HFlipTransform,
-    NoOpTransform,
-    PadTransform,
-    ScaleTransform,
-    Transform,
-    TransformList,
-    VFlipTransform,
-)
+from fvcore.transforms.transform import Transform
 from PIL import Image
 
-__all__ = [
-    "BlendTransform",
-    "CropTransform",
-    "GridSampleTransform",
-    "HFlipTransform",
-    "NoOpTransform",
-    "PadTransform",
-    "ResizeTransform",
-    "ScaleTransform",
-    "Transform",
-    "TransformList",
-    "VFlipTransform",
-]
+__all__ = ["ResizeTransform"]
 
 _TORCH_MODES = {
     Image.NEAREST: "nearest",

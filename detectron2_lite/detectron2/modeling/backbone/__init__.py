@@ -3,17 +3,15 @@
 from detectron2 import absent_attributes
 
 from .backbone import Backbone
-from .build import BACKBONE_REGISTRY, build_backbone
+from .build import BACKBONE_REGISTRY
 from .fpn import FPN
-from .vit import SimpleFeaturePyramid, get_vit_lr_decay_rate
+from .vit import SimpleFeaturePyramid
 
 __all__ = [
     "BACKBONE_REGISTRY",
     "Backbone",
     "FPN",
     "SimpleFeaturePyramid",
-    "build_backbone",
-    "get_vit_lr_decay_rate",
 ]
 
 __getattr__ = absent_attributes(__name__)

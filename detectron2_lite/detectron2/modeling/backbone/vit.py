@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .backbone import Backbone
 from .fpn import level_strides, pyramid_stages
 
-__all__ = ["SimpleFeaturePyramid", "get_vit_lr_decay_rate"]
+__all__ = ["SimpleFeaturePyramid"]
 
 
 class SimpleFeaturePyramid(Backbone):
@@ -103,24 +103,3 @@ def _resample(
     if scale == 0.5:
         return [nn.MaxPool2d(kernel_size=2, stride=2)], dim
     raise NotImplementedError(f"scale factor {scale}: SimpleFeaturePyramid has 4.0, 2.0, 1.0, 0.5")
-
-
-def get_vit_lr_decay_rate(name: str, lr_decay_rate: float = 1.0, num_layers: int = 12) -> float:
-    """Factor of the learning rate of a parameter, falling with the distance from the heads.
-
-    Layer 0 is the embedding (".pos_embed", ".patch_embed"), layer i + 1 block i (".blocks.i.");
-    all else, and what does not start with "backbone", is layer num_layers + 1 with factor 1.
-
-    Args:
-        name: of the parameter, from the root of the detector.
-        lr_decay_rate: factor from one layer to the one before.
-        num_layers: blocks of the backbone. It must be their true number: blocks beyond it get
-            factors above 1.
-    """
-    layer = num_layers + 1
-    if name.startswith("backbone"):
-        if ".pos_embed" in name or ".patch_embed" in name:
-            layer = 0
-        elif ".blocks." in name and ".residual." not in name:
-            layer = int(name.split(".blocks.", 1)[1].split(".", 1)[0]) + 1
-    return lr_decay_rate ** (num_layers + 1 - layer)

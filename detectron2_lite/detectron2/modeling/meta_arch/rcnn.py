@@ -10,12 +10,10 @@ from torch import nn
 
 from ..backbone import Backbone
 from ..postprocessing import detector_postprocess
-from .build import META_ARCH_REGISTRY
 
 __all__ = ["GeneralizedRCNN"]
 
 
-@META_ARCH_REGISTRY.register()
 class GeneralizedRCNN(nn.Module):
     """Backbone, proposals, then heads on the regions.
 

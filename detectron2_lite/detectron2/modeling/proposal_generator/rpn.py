@@ -21,13 +21,11 @@ from ..box_regression import (
 )
 from ..matcher import Matcher
 from ..sampling import subsample_labels
-from .build import PROPOSAL_GENERATOR_REGISTRY, RPN_HEAD_REGISTRY
 from .proposal_utils import find_top_rpn_proposals
 
 __all__ = ["RPN", "StandardRPNHead"]
 
 
-@RPN_HEAD_REGISTRY.register()
 class StandardRPNHead(nn.Module):
     """3x3 convolutions, then a 1x1 each for objectness and box deltas, shared by all levels.
 
@@ -73,7 +71,6 @@ class StandardRPNHead(nn.Module):
         return [self.objectness_logits(x) for x in hidden], [self.anchor_deltas(x) for x in hidden]
 
 
-@PROPOSAL_GENERATOR_REGISTRY.register()
 class RPN(nn.Module):
     """Proposes boxes, and in training learns to.
 

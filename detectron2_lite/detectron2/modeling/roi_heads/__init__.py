@@ -2,12 +2,11 @@
 
 from detectron2 import absent_attributes
 
-from .box_head import ROI_BOX_HEAD_REGISTRY, FastRCNNConvFCHead
+from .box_head import FastRCNNConvFCHead
 from .cascade_rcnn import CascadeROIHeads
 from .fast_rcnn import FastRCNNOutputLayers
-from .mask_head import ROI_MASK_HEAD_REGISTRY, BaseMaskRCNNHead, MaskRCNNConvUpsampleHead
+from .mask_head import BaseMaskRCNNHead, MaskRCNNConvUpsampleHead
 from .roi_heads import (
-    ROI_HEADS_REGISTRY,
     ROIHeads,
     StandardROIHeads,
     select_foreground_proposals,
@@ -20,9 +19,6 @@ __all__ = [
     "FastRCNNOutputLayers",
     "MaskRCNNConvUpsampleHead",
     "ROIHeads",
-    "ROI_BOX_HEAD_REGISTRY",
-    "ROI_HEADS_REGISTRY",
-    "ROI_MASK_HEAD_REGISTRY",
     "StandardROIHeads",
     "select_foreground_proposals",
 ]

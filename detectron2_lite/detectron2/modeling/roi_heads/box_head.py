@@ -6,15 +6,11 @@ from collections.abc import Callable, Sequence
 from detectron2.layers import ShapeSpec
 from detectron2.layers.blocks import same_size_conv
 from detectron2.layers.weight_init import c2_msra_fill, c2_xavier_fill
-from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
-__all__ = ["FastRCNNConvFCHead", "ROI_BOX_HEAD_REGISTRY"]
-
-ROI_BOX_HEAD_REGISTRY = Registry("ROI_BOX_HEAD")
+__all__ = ["FastRCNNConvFCHead"]
 
 
-@ROI_BOX_HEAD_REGISTRY.register()
 class FastRCNNConvFCHead(nn.Sequential):
     """3x3 convolutions, then fully connected layers, each followed by a ReLU.
 

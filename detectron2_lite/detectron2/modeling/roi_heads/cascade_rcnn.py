@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..matcher import Matcher
 from ..poolers import ROIPooler
 from .fast_rcnn import fast_rcnn_inference
-from .roi_heads import ROI_HEADS_REGISTRY, StandardROIHeads, log_sample_counts
+from .roi_heads import StandardROIHeads, log_sample_counts
 
 __all__ = ["CascadeROIHeads"]
 
@@ -28,7 +28,6 @@ class _ScaleGradient(torch.autograd.Function):
         return grad * ctx.scale, None
 
 
-@ROI_HEADS_REGISTRY.register()
 class CascadeROIHeads(StandardROIHeads):
     """Box heads in a row, each refining the boxes of the one before for a higher IoU.
 

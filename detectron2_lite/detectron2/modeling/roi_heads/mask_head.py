@@ -9,18 +9,14 @@ from detectron2.layers.blocks import same_size_conv
 from detectron2.layers.weight_init import c2_msra_fill
 from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
-from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
 __all__ = [
     "BaseMaskRCNNHead",
     "MaskRCNNConvUpsampleHead",
-    "ROI_MASK_HEAD_REGISTRY",
     "mask_rcnn_inference",
     "mask_rcnn_loss",
 ]
-
-ROI_MASK_HEAD_REGISTRY = Registry("ROI_MASK_HEAD")
 
 
 def mask_rcnn_loss(
@@ -125,7 +121,6 @@ class BaseMaskRCNNHead(nn.Module):
         raise NotImplementedError
 
 
-@ROI_MASK_HEAD_REGISTRY.register()
 class MaskRCNNConvUpsampleHead(BaseMaskRCNNHead, nn.Sequential):
     """3x3 convolutions, a transposed convolution that doubles the size, a 1x1 predictor.
 

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 import torch
 from detectron2.structures import ImageList, Instances, pairwise_iou
 from detectron2.utils.events import get_event_storage
-from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
 from ..matcher import Matcher
@@ -15,13 +14,10 @@ from ..sampling import subsample_labels
 
 __all__ = [
     "ROIHeads",
-    "ROI_HEADS_REGISTRY",
     "StandardROIHeads",
     "log_sample_counts",
     "select_foreground_proposals",
 ]
-
-ROI_HEADS_REGISTRY = Registry("ROI_HEADS")
 
 
 def select_foreground_proposals(
@@ -139,7 +135,6 @@ class ROIHeads(nn.Module):
         raise NotImplementedError
 
 
-@ROI_HEADS_REGISTRY.register()
 class StandardROIHeads(ROIHeads):
     """A box branch and, if ``mask_head`` is given, a mask branch.
 
