@@ -104,6 +104,12 @@ class AnnotationChecker:
             example = f"{self.where}: iscrowd {show(annotation['iscrowd'])}"
             fix = "set it to 0 or 1; all but 0 is left out of training"
             self.found.error("bad 'iscrowd'", example, fix)
+        keypoints = annotation.get("keypoints")
+        is_list = isinstance(keypoints, list) and all(map(is_number, keypoints))
+        if not (keypoints is None or is_list or hasattr(keypoints, "shape")):
+            example = f"{self.where}: keypoints {show(keypoints)}"
+            fix = "remove the key, which nothing here uses; Detectron2's loader reads it"
+            self.found.error("bad 'keypoints'", example, fix)
         if self.split == "train":
             return
         area = annotation.get("area")

@@ -122,6 +122,7 @@ ERRORS = [
     ("annotations.2.segmentation", {"size": [20, 30], "counts": [600]}, "mask of no size", "pixel"),
     ("annotations.0.iscrowd", None, "bad 'iscrowd'", "iscrowd None"),
     ("annotations.0.iscrowd", 2, "bad 'iscrowd'", "iscrowd 2"),
+    ("annotations.0.keypoints", [1, {}], "bad 'keypoints'", "[1, {}]"),
     ("annotations.0.ignore", 1, "'ignore' is not supported", "annotations[0]"),
     ("categories", [], "no categories", "categories"),
     ("categories.1.id", 4, "duplicated 'categories' id", "id 4 again"),

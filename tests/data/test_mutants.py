@@ -223,6 +223,7 @@ def load(path, folder, need_masks: bool) -> int:
         for annotation in record["annotations"]:
             if annotation.get("iscrowd", 0) != 0:
                 continue
+            annotation.pop("keypoints", None)
             if not need_masks:
                 annotation.pop("segmentation", None)
             size = (record["height"], record["width"])
