@@ -147,7 +147,6 @@ def test_paths_of_a_saved_config(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_run_of_an_old_config_evaluates_from_another_folder(tmp_path):
     """What version 0.2.0 wrote for shapes: the dataset has to be registered, keys are added."""
     root = Path(__file__).parents[2]
