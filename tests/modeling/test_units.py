@@ -70,7 +70,10 @@ def test_regroup_from_one_window_to_another():
     assert_close(direct, regroup(x, (12, 6), 1, 3), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("grid, size, windows", [((3, 5), 2, (2, 3)), ((4, 4), 3, (2, 2))])
+@pytest.mark.parametrize(
+    "grid, size, windows",
+    [((3, 5), 2, (2, 3)), ((4, 4), 3, (2, 2)), ((4, 3), 2, (2, 2)), ((3, 4), 2, (2, 2))],
+)
 def test_windows_are_padded_with_zeros_right_and_below(grid, size, windows):
     uh, uw = grid
     x = 1 + torch.rand(2, uh * uw, 4, 3)
