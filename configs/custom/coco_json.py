@@ -7,8 +7,7 @@ from both. Without masks: coco_json_boxes.py.
         dataloader.val_json=val.json dataloader.val_images=images/val \
         train.init_checkpoint=mae_hiera_base_224.pth train.epochs=50
 
-The model is mask_rcnn_hiera_b.py at a batch of 16; `model.backbone.bottom_up.trunk.variant` chooses
-another size.
+The model is mask_rcnn_hiera_b.py at a batch of 16; `trunk.variant` chooses another size.
 """
 
 from ..COCO.mask_rcnn_hiera_b import dataloader, lr_multiplier, model, optimizer, train

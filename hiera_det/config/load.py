@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from .find import config_root, config_roots, find_config
 from .overrides import apply_overrides
-from .values import MOVED, check_values, expand_home, raw_value
+from .values import MOVED, check_values, expand_home, find_node, raw_value
 
 __all__ = ["load_config"]
 
@@ -60,10 +60,12 @@ def _is_part(path: Path) -> bool:
 def _complete(cfg: DictConfig) -> None:
     """Gives `cfg.train` the keys that it lacks, and moved keys of older files their new place."""
     for old, new in MOVED.items():
-        value = raw_value(cfg, old)
-        if value is not None and raw_value(cfg, new) is None and not _is_formula(value):
-            OmegaConf.update(cfg, new, value, force_add=True)
-            OmegaConf.update(cfg, old, f"${{{new}}}")
+        if find_node(cfg, old) is not None:
+            value = raw_value(cfg, old)
+            if raw_value(cfg, new) is None and not _is_formula(value):
+                OmegaConf.update(cfg, new, value, force_add=True)
+            parent, key = old.rsplit(".", 1)
+            del find_node(cfg, parent)[key]
     for key, value in run_defaults().items_ex(resolve=False):
         if key not in cfg.train:
             cfg.train[key] = value

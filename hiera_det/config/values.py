@@ -126,10 +126,6 @@ def check_values(cfg: DictConfig, defaults: DictConfig) -> None:
             OmegaConf.update(cfg, key, value)
         if not rule.accepts(value):
             raise ValueError(f"{key}={_shown(value)} must be {rule.words}{_hint(value, rule)}")
-    for old, new in MOVED.items():
-        node = find_node(cfg, old)
-        if node is not None and not node._is_interpolation():
-            raise ValueError(f"{old}={raw_value(cfg, old)} is now {new}; set that")
 
 
 def _shown(value: Any) -> Any:

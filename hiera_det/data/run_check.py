@@ -37,8 +37,10 @@ def check_run(cfg: DictConfig, with_train: bool = True) -> Report | None:
     Raises:
         ValueError: an unknown name.
     """
-    names = {split: dataset_names(cfg, split) for split in ("train", "test")}
-    if names["test"] is None or (with_train and names["train"] is None):
+    # An evaluation asks for nothing of the training data, which may be on another machine.
+    splits = ("train", "test") if with_train else ("test",)
+    names = {split: dataset_names(cfg, split) for split in splits}
+    if None in names.values():
         return None
     num_classes = OmegaConf.select(cfg, "model.roi_heads.num_classes")
     train = names["train"] if with_train else []
