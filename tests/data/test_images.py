@@ -181,9 +181,10 @@ def test_grey_with_alpha_of_16_bits(tmp_path):
 
 def test_few_bright_pixels_on_a_dark_ground_are_seen(tmp_path):
     pixels = np.full((100, 100), 300, np.uint16)
-    pixels[50, 50] = 2000  # one of 10,000: both percentiles are the background
+    pixels[50, 50:52] = 2000, 1140  # two of 10,000: both percentiles are the background
     found = read_image(save(tmp_path / "a.png", pixels))
-    assert found[50, 50].tolist() == [255] * 3 and found.sum() == 3 * 255
+    assert_array_equal(found, scaled(pixels, 300, 2000))
+    assert found[50, 50:52, 0].tolist() == [255, 126]
 
 
 def test_image_of_one_value_is_black(tmp_path):
