@@ -16,14 +16,9 @@ from ..common.train import train
 _CHANNELS = 64
 
 # A trunk of 1 M parameters; an image of 160 px has 10x10 tokens in stage 3.
-model.backbone.bottom_up.trunk.update(
-    embed_dim=32,
-    num_heads=1,
-    stages=(1, 1, 2, 1),
-    window_size=(8, 4, 0, 0),
-    global_attn_blocks=(),
-    drop_path_rate=0.0,
-)
+_trunk = model.backbone.bottom_up.trunk
+_trunk.update(embed_dim=32, num_heads=1, stages=(1, 1, 2, 1), drop_path_rate=0.0)
+_trunk.update(window_size=(8, 4, 0, 0), global_attn_blocks=())
 model.backbone.out_channels = _CHANNELS
 model.proposal_generator.head.update(in_channels=_CHANNELS, conv_dims=[-1])
 model.proposal_generator.anchor_generator.sizes = [[16], [32], [64], [128], [256]]
