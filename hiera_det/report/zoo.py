@@ -22,6 +22,7 @@ PAPER = {
     "mask_rcnn_hiera_bplus": ("92", "0.6", "53.5", "47.3"),
     "mask_rcnn_hiera_l": ("236", "1.2", "55.0", "48.6"),
 }
+FAMILIES = ("mask_rcnn_", "cascade_mask_rcnn_", "mask_rcnn_sam2_", "faster_rcnn_")
 SIZES = ("t", "s", "b", "bplus", "l", "h")
 
 
@@ -47,10 +48,10 @@ def _coco_leaves() -> list[str]:
     return [path.stem for path in (config_root() / "COCO").glob("*_rcnn_*.py")]
 
 
-def _order(name: str) -> tuple[str, int, str]:
+def _order(name: str) -> tuple[int, int, str]:
     family, size = name.split("hiera_")
     return (
-        ("mask_rcnn_", "cascade_mask_rcnn_", "mask_rcnn_sam2_").index(family),
+        FAMILIES.index(family),
         SIZES.index(size.split("_")[0]),
         name,
     )

@@ -1,15 +1,13 @@
 """Curves from a metrics.json as runs really leave it."""
 
 import json
-import runpy
 from pathlib import Path
 
 import cv2
 import pytest
 
+from hiera_det.cli import main
 from hiera_det.report.curves import plot_metrics, read_metrics
-
-TOOL = Path(__file__).parents[2] / "tools" / "plot_metrics.py"
 
 
 def line(iteration: int, **values) -> str:
@@ -76,9 +74,8 @@ def test_missing_file_raises(tmp_path):
 
 
 @pytest.mark.parametrize("by_folder", [True, False])
-def test_tool_takes_the_file_or_its_folder(metrics_file, monkeypatch, capsys, by_folder):
+def test_command_takes_the_file_or_its_folder(metrics_file, capsys, by_folder):
     run = metrics_file.parent if by_folder else metrics_file
-    monkeypatch.setattr("sys.argv", ["plot_metrics.py", str(run)])
-    runpy.run_path(str(TOOL), run_name="__main__")
+    assert main(["plot", str(run)]) == 0
     assert capsys.readouterr().out.strip() == str(metrics_file.with_suffix(".png"))
     assert metrics_file.with_suffix(".png").is_file()
