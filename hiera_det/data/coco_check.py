@@ -19,6 +19,7 @@ from PIL import Image
 from .coco_annotations import AnnotationChecker, is_id, is_image_id, is_side, shorten
 from .coco_json import MAX_OBJECTS, read_coco_json
 from .findings import Findings, Report, show
+from .images import STACK, describe_images
 
 __all__ = ["check_coco_content", "check_coco_json"]
 
@@ -33,6 +34,7 @@ def check_coco_json(
     num_classes: int | None = None,
     need_masks: bool = True,
     split: str | None = None,
+    page: int | None = None,
 ) -> Report:
     """Checks a COCO-format dataset; the file is parsed once.
 
@@ -43,6 +45,7 @@ def check_coco_json(
         need_masks: whether every object needs a mask.
         split: "train" or "val", for what only training or only evaluation needs; None reports
             both as warnings.
+        page: of image files that hold several, which one is meant; None refuses those.
 
     Returns:
         What was found; call its ``raise_if_errors``. Nothing is raised for a bad dataset here.
@@ -62,6 +65,7 @@ def check_coco_json(
         num_classes=num_classes,
         need_masks=need_masks,
         split=split,
+        page=page,
     )
 
 
@@ -87,6 +91,7 @@ def check_coco_content(
     num_classes: int | None = None,
     need_masks: bool = True,
     split: str | None = None,
+    page: int | None = None,
 ) -> Report:
     """`check_coco_json` for what `read_coco_json` returns; `name` stands for it in the report."""
     found = Findings(name)
@@ -94,7 +99,8 @@ def check_coco_content(
         _check_ids(content[what], what, found)
     _check_categories(content["categories"], num_classes, found)
     _check_images(content["images"], found)
-    _check_image_files(content["images"], image_root, found)
+    paths = _check_image_files(content["images"], image_root, found)
+    kinds = _check_kinds(paths, page, found)
     if not content["annotations"]:
         _say_no_annotations(split, found)
     checker = AnnotationChecker(content, found, need_masks, split)
@@ -102,6 +108,10 @@ def check_coco_content(
     _check_use(content, found)
     report = found.report()
     report.summary.append(_summary(content, name, checker))
+    if kinds:
+        some = f" of {len(paths)} looked at" if len(paths) < len(content["images"]) else ""
+        listed = ", ".join(f"{kind} ({count}{some})" for kind, count in kinds.items())
+        report.summary.append(f"{name}: images are {listed}")
     valid = [c for c in content["categories"] if is_id(c.get("id"))]
     report.class_names[name] = [str(c.get("name")) for c in sorted(valid, key=itemgetter("id"))]
     report.max_objects[name] = max(checker.num_objects.values(), default=0)
@@ -221,12 +231,13 @@ def _check_images(images: list[dict], found: Findings) -> None:
             )
 
 
-def _check_image_files(images: list[dict], image_root: str, found: Findings) -> None:
-    """Every file is there, by one listing per folder; the size of some of them."""
+def _check_image_files(images: list[dict], image_root: str, found: Findings) -> list[str]:
+    """Every file is there, by one listing per folder; the size of some of them, whose paths are
+    returned."""
     if image_root and not os.path.isdir(image_root):
         fix = "give the folder that the file names start from"
         found.error("image folder missing", image_root, fix, is_missing_file=True)
-        return
+        return []
     by_folder: dict[str, list[dict]] = defaultdict(list)
     for image in images:
         if isinstance(image.get("file_name"), str):
@@ -246,8 +257,20 @@ def _check_image_files(images: list[dict], image_root: str, found: Findings) -> 
                 fix = "put the files there, give another image folder, or correct 'file_name'"
                 example = f"image {show(image.get('id'))}: {path}"
                 found.error("image file missing", example, fix, is_missing_file=True)
-    for image in present[:: max(1, math.ceil(len(present) / NUM_SIZES))]:
-        _check_image_size(image, os.path.join(image_root, image["file_name"]), found)
+    some = present[:: max(1, math.ceil(len(present) / NUM_SIZES))]
+    paths = [os.path.join(image_root, image["file_name"]) for image in some]
+    for image, path in zip(some, paths, strict=True):
+        _check_image_size(image, path, found)
+    return paths
+
+
+def _check_kinds(paths: list[str], page: int | None, found: Findings) -> dict[str, int]:
+    """How many images are of which kind: bits, channels; stacks are refused without a page."""
+    kinds = describe_images(paths, sample=NUM_SIZES, page=page)
+    if STACK in kinds:
+        fix = "say which one with dataloader.page=0, or save each image as a file of its own"
+        found.error("files that hold several images", f"{kinds[STACK]} files", fix)
+    return {kind: count for kind, count in kinds.items() if kind != "unreadable"}
 
 
 def _check_image_size(image: dict, path: str, found: Findings) -> None:
@@ -255,8 +278,10 @@ def _check_image_size(image: dict, path: str, found: Findings) -> None:
     try:
         with Image.open(path) as opened:  # reads the header alone
             width, height = opened.size
-            # Detectron2 turns images upright before it compares sizes; 5 to 8 swap the sides.
-            if opened.getexif().get(EXIF_ORIENTATION, 1) >= 5:
+            # Detectron2 turns images upright before it compares sizes; 5 to 8 swap the sides. Of a
+            # TIFF Pillow gives the upright size already.
+            orientation = opened.getexif().get(EXIF_ORIENTATION, 1)
+            if orientation >= 5 and opened.format != "TIFF":
                 width, height = height, width
     except (OSError, ValueError, TypeError, SyntaxError, Image.DecompressionBombError) as error:
         found.error("image file cannot be read", f"{where}: {error}", "replace the file")

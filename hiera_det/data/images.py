@@ -35,6 +35,8 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+STACK = "stack, refused without page"  # a kind of `describe_images`
+
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 PERCENTILES = (0.1, 99.9)  # of an image of more than 8 bits: what becomes black and white
 ORIENTATION = 0x0112  # EXIF tag; 1 is upright
@@ -299,7 +301,7 @@ def _kind(path: str | os.PathLike, page: int | None) -> tuple[str, tuple[float, 
             pixels = _deep_pixels(image, file)
             is_wide = image.mode == "I" and np.abs(pixels).max() > 65535
     except StackError:
-        return "stack, refused without page", None
+        return STACK, None
     except Exception:  # damaged files make Pillow raise nearly anything
         return "unreadable", None
     if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():

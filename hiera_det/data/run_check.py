@@ -44,7 +44,8 @@ def check_run(cfg: DictConfig, with_train: bool = True) -> Report | None:
         return None
     num_classes = OmegaConf.select(cfg, "model.roi_heads.num_classes")
     train = names["train"] if with_train else []
-    report = check_train_and_val(train, names["test"], num_classes, needs_masks(cfg))
+    page = OmegaConf.select(cfg, "dataloader.page")
+    report = check_train_and_val(train, names["test"], num_classes, needs_masks(cfg), page)
     found = Findings("config")
     _check_tasks(cfg, with_train, found)
     _check_caps(cfg, report, names["test"], found)
@@ -132,6 +133,7 @@ def check_train_and_val(
     val_names: str | Sequence[str],
     num_classes: int | None = None,
     need_masks: bool = True,
+    page: int | None = None,
 ) -> Report:
     """Checks the registered datasets of a run, and that they agree on the classes.
 
@@ -142,6 +144,7 @@ def check_train_and_val(
         train_names, val_names: registered names, ``dataloader.{train,test}.dataset.names``.
         num_classes: of the model, if they are to agree.
         need_masks: whether every object needs a mask.
+        page: see `check_coco_json`.
 
     Returns:
         What was found; call its ``raise_if_errors``.
@@ -149,12 +152,11 @@ def check_train_and_val(
     Raises:
         ValueError: an unknown name.
     """
+    options = dict(num_classes=num_classes, need_masks=need_masks, page=page)
     report = Report()
     for split, names in (("train", train_names), ("val", val_names)):
         for name in [names] if isinstance(names, str) else names:
-            report.merge(
-                check_dataset(name, num_classes=num_classes, need_masks=need_masks, split=split)
-            )
+            report.merge(check_dataset(name, split=split, **options))
     (first, expected), *others = report.class_names.items() or [("", [])]
     for name, names in others:
         if names != expected:
@@ -202,6 +204,7 @@ def check_dataset(
     num_classes: int | None = None,
     need_masks: bool = True,
     split: str | None = None,
+    page: int | None = None,
 ) -> Report:
     """Checks a registered dataset, or a list of Detectron2's dataset dicts.
 
@@ -215,7 +218,7 @@ def check_dataset(
         ValueError: an unknown name or `split`.
     """
     check_split(split)
-    options = dict(num_classes=num_classes, need_masks=need_masks, split=split)
+    options = dict(num_classes=num_classes, need_masks=need_masks, split=split, page=page)
     name = name_or_dicts if isinstance(name_or_dicts, str) else None
     if name is None:
         content = _as_coco(name_or_dicts, None)

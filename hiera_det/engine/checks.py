@@ -8,14 +8,12 @@ from detectron2.utils import comm
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from hiera_det.data.run_check import check_run
+from hiera_det.modeling.pixels import IMAGENET_MEAN, IMAGENET_STD
 
 __all__ = ["check_config", "check_data", "choose_device"]
 
 logger = logging.getLogger(__name__)
 
-# ImageNet's, on the 0 to 255 scale: what every public Hiera was trained with.
-RGB_MEAN = (123.675, 116.28, 103.53)
-RGB_STD = (58.395, 57.12, 57.375)
 RATE_TOLERANCE = 1.5  # beyond the range of the two rules
 
 
@@ -73,7 +71,7 @@ def _check_colour_order(cfg: DictConfig) -> None:
             )
     if std and min(std) <= 0:
         raise ValueError(f"model.pixel_std={std}: images are divided by it, so it is above 0")
-    for key, values, rgb in (("pixel_mean", mean, RGB_MEAN), ("pixel_std", std, RGB_STD)):
+    for key, values, rgb in (("pixel_mean", mean, IMAGENET_MEAN), ("pixel_std", std, IMAGENET_STD)):
         own = rgb if order == "RGB" else rgb[::-1]
         if order in ("RGB", "BGR") and _close(values, own[::-1]):
             raise ValueError(
@@ -101,7 +99,7 @@ def _pixel_warnings(cfg: DictConfig) -> list[str]:
     if std and all(x == 1 for x in std):
         warnings.append(
             f"model.pixel_std={std} is that of Detectron2's Caffe weights; Hiera's were trained "
-            f"with {list(RGB_STD)}"
+            f"with {list(IMAGENET_STD)}"
         )
     if order == "RGB" and len(mean) == 3 and mean[0] < mean[2]:
         warnings.append(

@@ -9,6 +9,7 @@ from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from torch import Tensor, nn
 
 from .hiera import Hiera
+from .pixels import IMAGENET_MEAN, IMAGENET_STD
 from .units import UNIT_PIXELS
 from .variants import build_detection_hiera
 
@@ -145,8 +146,8 @@ def add_hiera_config(cfg) -> None:
     node.OUT_FEATURES = ["scale2", "scale3", "scale4", "scale5"]
     node.SQUARE_PAD = 0
     cfg.MODEL.HIERA = node
-    cfg.MODEL.PIXEL_MEAN = [123.675, 116.28, 103.53]
-    cfg.MODEL.PIXEL_STD = [58.395, 57.12, 57.375]
+    cfg.MODEL.PIXEL_MEAN = [*IMAGENET_MEAN]
+    cfg.MODEL.PIXEL_STD = [*IMAGENET_STD]
     cfg.INPUT.FORMAT = "RGB"
 
 

@@ -35,5 +35,12 @@ def write_pictures(cfg: DictConfig, model: torch.nn.Module) -> None:
     mapper = instantiate(cfg.dataloader.test.mapper)  # the same as in evaluation
     with inference_context(model):
         outputs = [model([mapper(record)])[0]["instances"].to("cpu") for record in records]
-    path = draw_predictions(name, records, outputs, folder / "predictions.png")
+    path = draw_predictions(
+        name,
+        records,
+        outputs,
+        folder / "predictions.png",
+        intensity_range=cfg.dataloader.get("intensity_range"),
+        page=cfg.dataloader.get("page"),
+    )
     logger.info("Ground truth beside predictions: %s", path)

@@ -9,11 +9,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from detectron2.data import Metadata, MetadataCatalog
-from detectron2.data.detection_utils import annotations_to_instances, read_image
+from detectron2.data.detection_utils import annotations_to_instances
 from detectron2.structures import Instances
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
+
+from hiera_det.data.images import read_image
 
 __all__ = ["class_colors", "draw_instances", "draw_predictions"]
 
@@ -147,6 +149,8 @@ def draw_predictions(
     max_images: int = 8,
     num_columns: int = 2,
     side: int = 480,
+    intensity_range: Sequence[float] | None = None,
+    page: int | None = None,
 ) -> Path:
     """Draws a grid of image pairs, the ground truth on the left and the prediction on the right.
 
@@ -161,6 +165,7 @@ def draw_predictions(
         max_images: how many images are drawn, from the first.
         num_columns: pairs beside each other.
         side: px of the longer side of an image in the grid.
+        intensity_range, page: see `hiera_det.data.images.open_image`.
 
     Returns:
         `png_path`.
@@ -177,7 +182,7 @@ def draw_predictions(
     metadata = MetadataCatalog.get(dataset_name)
     pairs = []
     for record, prediction in list(zip(dataset_dicts, predictions, strict=True))[:max_images]:
-        image = read_image(record["file_name"], format="RGB")  # uint8 (H, W, 3)
+        image = read_image(record["file_name"], "RGB", intensity_range, page)  # uint8 (H, W, 3)
         instances = prediction["instances"] if isinstance(prediction, dict) else prediction
         if tuple(instances.image_size) != image.shape[:2]:
             raise ValueError(
