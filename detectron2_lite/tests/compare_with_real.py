@@ -167,7 +167,7 @@ def time_steps(data: str) -> None:
 
     trainer = _trainer(data)
     batch = next(iter(trainer.data_loader))
-    trainer.reset_data_loader(lambda: itertools.repeat(batch))
+    trainer.data_loader = itertools.repeat(batch)  # its iterator is made at the first step
     with EventStorage() as trainer.storage:
         for _ in sys.stdin:
             start = time.perf_counter()
