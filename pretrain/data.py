@@ -285,6 +285,15 @@ class SeededSampler(Sampler):
             yield int(np.random.SeedSequence([self.seed, place]).generate_state(1)[0]), index
 
 
+class StreamLoader(DataLoader):
+    """A DataLoader over a stream of images of a folder, which knows their files."""
+
+    def names(self, first: int, count: int) -> list[str]:
+        """The files of `count` images from number `first` of this loader on."""
+        items = itertools.islice(self.sampler, first, first + count)
+        return [self.dataset.files.path(index) for _, index in items]
+
+
 def build_pretrain_loader(
     dataset: Dataset,
     total_batch_size: int,
@@ -304,7 +313,7 @@ def build_pretrain_loader(
         seed: of the run.
         start: images that this process has taken before.
     """
-    return DataLoader(
+    return StreamLoader(
         dataset,
         batch_size=batch_size or total_batch_size // comm.get_world_size(),
         sampler=SeededSampler(len(dataset), seed, start),
