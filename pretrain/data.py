@@ -285,15 +285,6 @@ class SeededSampler(Sampler):
             yield int(np.random.SeedSequence([self.seed, place]).generate_state(1)[0]), index
 
 
-class StreamLoader(DataLoader):
-    """A DataLoader over a stream of images of a folder, which knows their files."""
-
-    def names(self, first: int, count: int) -> list[str]:
-        """The files of `count` images from number `first` of this loader on."""
-        items = itertools.islice(self.sampler, first, first + count)
-        return [self.dataset.files.path(index) for _, index in items]
-
-
 def build_pretrain_loader(
     dataset: Dataset,
     total_batch_size: int,
@@ -329,3 +320,12 @@ def train_loader(cfg: DictConfig, dataset: Dataset, **where: int) -> DataLoader:
     target = cfg.dataloader.train._target_
     build = locate(target) if isinstance(target, str) else target
     return build(dataset=dataset, **node, **where)
+
+
+class StreamLoader(DataLoader):
+    """A DataLoader over a stream of images of a folder, which knows their files."""
+
+    def names(self, first: int, count: int) -> list[str]:
+        """The files of `count` images from number `first` of this loader on."""
+        items = (item for k, item in zip(range(first + count), self.sampler) if k >= first)
+        return [self.dataset.files.path(index) for _, index in items]
