@@ -314,18 +314,18 @@ def build_pretrain_loader(
     )
 
 
+class StreamLoader(DataLoader):
+    """A DataLoader over a stream of images of a folder, which knows their files."""
+
+    def names(self, first: int, count: int) -> list[str]:
+        """The files of `count` images from number `first` of this loader on."""
+        numbered = zip(range(first + count), self.sampler, strict=False)
+        return [self.dataset.files.path(index) for k, (_, index) in numbered if k >= first]
+
+
 def train_loader(cfg: DictConfig, dataset: Dataset, **where: int) -> DataLoader:
     """`cfg.dataloader.train` over a dataset that is there; `where`: seed, start, batch_size."""
     node = {k: v for k, v in cfg.dataloader.train.items() if k not in ("_target_", "dataset")}
     target = cfg.dataloader.train._target_
     build = locate(target) if isinstance(target, str) else target
     return build(dataset=dataset, **node, **where)
-
-
-class StreamLoader(DataLoader):
-    """A DataLoader over a stream of images of a folder, which knows their files."""
-
-    def names(self, first: int, count: int) -> list[str]:
-        """The files of `count` images from number `first` of this loader on."""
-        items = (item for k, item in zip(range(first + count), self.sampler) if k >= first)
-        return [self.dataset.files.path(index) for _, index in items]

@@ -210,9 +210,7 @@ class Evaluation(HookBase):
             return
         logger.info("Best so far: %s %.2f at iteration %d", name, results[name], iteration + 1)
         if self.best is not None:
-            self.best.save(
-                "model_best", tag=False, iteration=iteration, best={name: results[name]}
-            )
+            self.best.save("model_best", tag=False, iteration=iteration, best={name: results[name]})
 
     def _compare(self, iteration: int, value: float) -> bool:
         """Whether a result is the best so far."""

@@ -24,9 +24,9 @@ __all__ = ["launch_run", "report_error", "under_torchrun"]
 
 logger = logging.getLogger(__name__)
 
-TIMEOUT = datetime.timedelta(minutes=30)  # of a collective operation; evaluation on rank 0 is in it
+TIMEOUT = datetime.timedelta(minutes=30)  # of a collective operation, evaluation on rank 0 too
 GRACE = 15.0  # s that the others have to leave after a process failed
-SPEAK = 3.0  # s that the main process has to tell what all know, and that rank to tell what it knows
+SPEAK = 3.0  # s in which the main process tells what all know, before others tell it too
 
 
 def under_torchrun() -> bool:
@@ -224,8 +224,9 @@ def _out_of_memory(error: BaseException) -> str | None:
     if not is_cuda and not is_cpu:
         return None
     where = "GPU" if is_cuda else "machine"
+    text = (str(error) or "MemoryError").splitlines()[0]
     return (
-        f"the {where} is out of memory ({(str(error) or 'MemoryError').splitlines()[0]:.160}). What helps, in this "
+        f"the {where} is out of memory ({text:.160}). What helps, in this "
         "order: train.images_per_process=1 (the same batch in smaller parts), "
         "model.backbone.bottom_up.trunk.act_checkpoint=True (model.act_checkpoint=True in "
         "pretraining), train.amp.enabled=True, dataloader.image_size=768"

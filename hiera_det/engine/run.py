@@ -169,8 +169,8 @@ def fit(
         cfg: with the five keys of a training config.
         model: on its device.
         loader: called with seed, start (images that this process has taken before) and batch_size
-            (images of a process at once); an endless iterable of batches. Its `names(first, count)`,
-            if any, are the files of the images from `first` on, for batches that do not name them.
+            (images of a process at once); an endless iterable of batches. Its method
+            names(first, count), if any, tells the files of batches that do not name them.
         loss: see `Trainer`.
         evaluate: see `Evaluation`; called every `train.eval_period` iterations and at the end.
         facts: numbers and strings for the checkpoint; a resumed run has to have the same. The
@@ -375,7 +375,7 @@ def _train(
 
 
 def _names(trainer: Trainer) -> str:
-    """" of a.jpg, b.jpg": the images of this process in the iteration that failed."""
+    """ " of a.jpg, b.jpg": the images of this process in the iteration that failed."""
     names = trainer.batch_names
     if not names and hasattr(trainer.data_loader, "names"):
         count = trainer.images_per_iteration // comm.get_world_size()

@@ -164,6 +164,8 @@ def rows(tmp_path) -> Callable[[str], list[dict]]:
     """The lines of the metrics.json of a folder under tmp_path."""
 
     def rows(folder: str) -> list[dict]:
-        return [json.loads(s) for s in (tmp_path / folder / "metrics.json").read_text().splitlines()]
+        return [
+            json.loads(s) for s in (tmp_path / folder / "metrics.json").read_text().splitlines()
+        ]
 
     return rows

@@ -124,7 +124,8 @@ def test_checkpoint_without_its_note_is_found(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "before, after", [("", ""), ('{"a": 1}\n', '{"a": 1}\n'), ('{"a": 1}\n{"b"', '{"a": 1}\n'), ("{", "")]
+    "before, after",
+    [("", ""), ('{"a": 1}\n', '{"a": 1}\n'), ('{"a": 1}\n{"b"', '{"a": 1}\n'), ("{", "")],
 )
 def test_half_a_line_is_cut_off(tmp_path, before, after):
     path = tmp_path / "metrics.json"
