@@ -52,27 +52,32 @@ def test_run_that_is_killed_again_and_again_ends_as_one_that_is_not(start, tmp_p
         "+train.ema={enabled:True,decay:0.9}",
     ]
     begin = time.monotonic()
-    assert start("train", "whole", *args).wait() == 0
-    length = time.monotonic() - begin
+    job = start("train", "whole", *args)
+    job.wait_for("iter 1/")
+    startup = time.monotonic() - begin
+    assert job.wait() == 0
+    step = (time.monotonic() - begin - startup) / (3 * KILLS)
     rng = random.Random(7 + num_workers)
-    folder, endings, logs = tmp_path / "killed", [], ""
-    for k in range(KILLS):
+    folder, endings = tmp_path / "killed", []
+    for _ in range(KILLS):
         flags = ["--resume"] if (folder / "config.yaml").is_file() else []
         job = start("train", "killed", *args, flags=flags)
         number = rng.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-        time.sleep(rng.uniform(0.05, 1.0) * length * (0.25 + 0.75 * k / KILLS))
+        early = rng.random() < 0.2
+        time.sleep(startup * rng.uniform(0.3, 1) if early else startup + step * rng.uniform(0, 6))
         if job.poll() is not None:
             break
         os.kill(job.pid, number) if rng.random() < 0.5 else os.killpg(job.pid, number)
         status = job.wait()
-        logs = job.text()
-        endings.append((number.name, status, (folder / "last_checkpoint").is_file()))
-        # before it trains, a process has its signals' usual ends
-        assert status in {-number, 128 + number, 0}, (endings, logs[-3000:])
+        tag = folder / "last_checkpoint"
+        endings.append((number.name, status, tag.read_text()[6:-4] if tag.is_file() else ""))
+        # before it trains, signals have their usual ends
+        assert status in {-number, 128 + number, 0}, (endings, job.text()[-3000:])
+        assert "Traceback" not in job.text(), job.text()[-3000:]
     flags = ["--resume"] if (folder / "config.yaml").is_file() else []
     job = start("train", "killed", *args, flags=flags)
     status = job.wait()
-    print(endings)
+    print(len(endings), *endings)
     assert status == 0, (endings, job.text()[-3000:])
     assert_same_end(folder, tmp_path / "whole")
     assert not (folder / "checkpoint.tmp").exists()
