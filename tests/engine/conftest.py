@@ -52,6 +52,7 @@ class Job:
             prepare: called in the new process.
         """
         self.log = log
+        self.status: int | None = None
         sys.stdout.flush()
         sys.stderr.flush()
         self.pid = os.fork()
@@ -86,8 +87,10 @@ class Job:
 
     def poll(self) -> int | None:
         """The exit status, negative for a signal; None while it runs."""
-        pid, status = os.waitpid(self.pid, os.WNOHANG)
-        return os.waitstatus_to_exitcode(status) if pid else None
+        if self.status is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self.status = os.waitstatus_to_exitcode(status) if pid else None
+        return self.status
 
     def wait(self, timeout: float = 240) -> int:
         end = time.monotonic() + timeout
@@ -95,6 +98,7 @@ class Job:
             if time.monotonic() > end:
                 os.killpg(self.pid, signal.SIGKILL)
                 os.waitpid(self.pid, 0)
+                self.status = -signal.SIGKILL
                 raise TimeoutError(self.text()[-3000:])
             time.sleep(0.02)
         return status
@@ -135,6 +139,12 @@ def mixed_shapes(tmp_path_factory) -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def small() -> list[str]:
+    """Overrides of the shapes config for a model of seconds."""
+    return SMALL
+
+
 @pytest.fixture
 def start(mixed_shapes, tmp_path):
     """Starts `hiera-det VERB` with overrides, in a folder under tmp_path: a Job."""
@@ -151,12 +161,9 @@ def start(mixed_shapes, tmp_path):
 
     yield start
     for job in jobs:
-        try:
-            if job.poll() is None:
-                os.killpg(job.pid, signal.SIGKILL)
-                os.waitpid(job.pid, 0)
-        except ChildProcessError:
-            pass
+        if job.poll() is None:
+            os.killpg(job.pid, signal.SIGKILL)
+            job.wait()
 
 
 @pytest.fixture
