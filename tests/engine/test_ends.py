@@ -109,6 +109,7 @@ def test_signal_writes_a_checkpoint_before_the_exit(start, tmp_path, number, sta
     assert "Traceback" not in job.text()
 
 
+@pytest.mark.slow
 def test_ctrl_c_before_the_first_checkpoint_is_no_dead_end(start, tmp_path):
     """The first iteration has not come: --resume starts anew."""
 
