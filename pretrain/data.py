@@ -94,7 +94,7 @@ def build_pretrain_loader(
         seed: of the run.
         start: images that this process has taken before.
     """
-    return DataLoader(
+    return StreamLoader(
         dataset,
         batch_size=batch_size or total_batch_size // comm.get_world_size(),
         sampler=SeededSampler(len(dataset), seed, start),
@@ -102,6 +102,15 @@ def build_pretrain_loader(
         pin_memory=torch.cuda.is_available(),
         drop_last=True,
     )
+
+
+class StreamLoader(DataLoader):
+    """A DataLoader over a stream of images of a folder, which knows their files."""
+
+    def names(self, first: int, count: int) -> list[str]:
+        """The files of `count` images from number `first` of this loader on."""
+        numbered = zip(range(first + count), self.sampler, strict=False)
+        return [self.dataset.files.path(index) for k, (_, index) in numbered if k >= first]
 
 
 def train_loader(cfg: DictConfig, dataset: Dataset, **where: int) -> DataLoader:

@@ -1,10 +1,13 @@
 """Processes of a run: one, Detectron2's launch, or torchrun; and how they end."""
 
 import datetime
+import errno
 import logging
 import os
 import signal
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -15,11 +18,15 @@ import torch.multiprocessing as mp
 from detectron2.engine import launch
 from detectron2.utils import comm
 
+from .trainer import NonFiniteError, Stopped
+
 __all__ = ["launch_run", "report_error", "under_torchrun"]
 
 logger = logging.getLogger(__name__)
 
-TIMEOUT = datetime.timedelta(minutes=30)  # of a collective operation; evaluation on rank 0 is in it
+TIMEOUT = datetime.timedelta(minutes=30)  # of a collective operation, evaluation on rank 0 too
+GRACE = 15.0  # s that the others have to leave after a process failed
+SPEAK = 3.0  # s in which the main process tells what all know, before others tell it too
 
 
 def under_torchrun() -> bool:
@@ -52,6 +59,7 @@ def launch_run(main: Callable[[Any], None], args, device: str) -> int:
     # The default address has one fixed port a user; on one machine any free one serves.
     one_machine = args.num_machines == 1
     signal.signal(signal.SIGTERM, _pass_on)
+    threading.Thread(target=_end_with_the_first, daemon=True).start()
     try:
         launch(
             _guarded,
@@ -63,12 +71,29 @@ def launch_run(main: Callable[[Any], None], args, device: str) -> int:
             timeout=TIMEOUT,
         )
     except mp.ProcessExitedException as error:  # it has said why
-        return error.exit_code
+        return error.exit_code if error.exit_code > 0 else 128 - error.exit_code
     except KeyboardInterrupt:  # the terminal has told the processes too
         for process in mp.active_children():
             process.join()
         return 130
     return 0
+
+
+def _end_with_the_first() -> None:
+    """Kills the processes that are still there a while after one of them failed.
+
+    They are told to end, but on a GPU one hears nothing while it waits for the one that is gone.
+    """
+    processes: set[Any] = set()
+    while True:
+        processes |= set(mp.active_children())
+        if any(process.exitcode for process in processes):
+            break
+        time.sleep(0.5)
+    time.sleep(GRACE)
+    for process in processes:
+        if process.is_alive():
+            process.kill()
 
 
 def _pass_on(number: int, frame: Any) -> None:
@@ -101,10 +126,33 @@ def _guarded(main: Callable[[Any], None], args) -> None:
     """
     try:
         main(args)
-    except SystemExit as stop:  # by a signal: all processes leave after the same step
+    except Stopped as stop:
+        # All processes leave after the same step. The first to leave with an error status ends the
+        # others, so that is for the main process to do, when its checkpoint is written.
+        _leave(stop.code if comm.is_main_process() else 0)
+    except SystemExit as stop:
         _leave(stop.code if isinstance(stop.code, int) else 1)
     except BaseException as error:
+        _await_turn(error)
         _leave(report_error(error, args.traceback))
+
+
+def _await_turn(error: BaseException) -> None:
+    """Waits, so that what ended the job is told once: whoever speaks ends the other processes.
+
+    The main process speaks first, if it has something to say; then the others; last those that
+    were left behind by another's end, or have left the word to another.
+    """
+    follows = isinstance(error, NonFiniteError) and not error.is_mine
+    follows |= isinstance(error, RuntimeError) and _of_communication(error)
+    if follows:
+        time.sleep(2 * SPEAK + GRACE)
+    elif not comm.is_main_process() and not isinstance(error, NonFiniteError | KeyboardInterrupt):
+        time.sleep(SPEAK)
+
+
+def _of_communication(error: RuntimeError) -> bool:
+    return isinstance(error, dist.DistError) or "gloo" in str(error).lower()
 
 
 def _leave(status: int) -> None:
@@ -156,6 +204,11 @@ def _user_text(error: BaseException) -> str | None:
         return str(error)
     if isinstance(error, DiskFullError):
         return str(error.strerror)
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return (
+            f"{error.filename or 'the folder of the run'}: the disk is full. The checkpoints that "
+            "were there are whole: make room, and go on with --resume"
+        )
     if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     if not isinstance(error, USER_ERRORS):
@@ -167,11 +220,13 @@ def _user_text(error: BaseException) -> str | None:
 
 def _out_of_memory(error: BaseException) -> str | None:
     is_cuda = isinstance(error, torch.cuda.OutOfMemoryError)
-    if not is_cuda and "can't allocate memory" not in str(error):
+    is_cpu = isinstance(error, MemoryError) or "can't allocate memory" in str(error)
+    if not is_cuda and not is_cpu:
         return None
     where = "GPU" if is_cuda else "machine"
+    text = (str(error) or "MemoryError").splitlines()[0]
     return (
-        f"the {where} is out of memory ({str(error).splitlines()[0]:.160}). What helps, in this "
+        f"the {where} is out of memory ({text:.160}). What helps, in this "
         "order: train.images_per_process=1 (the same batch in smaller parts), "
         "model.backbone.bottom_up.trunk.act_checkpoint=True (model.act_checkpoint=True in "
         "pretraining), train.amp.enabled=True, dataloader.image_size=768"

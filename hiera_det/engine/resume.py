@@ -1,6 +1,8 @@
 """Resume: where a run stands, and that what goes on is the same run."""
 
 import logging
+import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ __all__ = [
     "Progress",
     "RunFacts",
     "check_output_dir",
+    "drop_torn_line",
     "keep_old_config",
     "last_checkpoint",
     "restore",
@@ -64,6 +67,9 @@ def check_output_dir(output_dir: str, resume: bool) -> None:
 def last_checkpoint(output_dir: str) -> Path | None:
     """The checkpoint that `--resume` goes on from; None for a run that ended before its first.
 
+    A run that was killed between its first checkpoint and the note that it is the last goes on from
+    the one of the highest iteration: checkpoints are whole as soon as they are there.
+
     Raises:
         FileNotFoundError: `last_checkpoint` names a file that is not there.
         ValueError: there are checkpoints, but nothing says which is the last.
@@ -72,6 +78,9 @@ def last_checkpoint(output_dir: str) -> Path | None:
     others = sorted(p.name for p in folder.glob("*.pth"))
     tag = folder / "last_checkpoint"
     if not tag.is_file():
+        numbered = [name for name in others if re.fullmatch(r"model_\d{7}\.pth", name)]
+        if numbered:
+            return folder / numbered[-1]
         if others:
             raise ValueError(
                 f"{folder} holds {', '.join(others[:3])} but no last_checkpoint; write the name to "
@@ -102,6 +111,15 @@ def unused_path(path: Path) -> Path:
         number += 1
         candidate = path.with_name(f"{path.stem}.{number}{path.suffix}")
     return candidate
+
+
+def drop_torn_line(path: Path) -> None:
+    """Cuts off a last line without an end, which a process that was killed has left in a file."""
+    if not path.is_file():
+        return
+    content = path.read_bytes()
+    if content and not content.endswith(b"\n"):
+        os.truncate(path, content.rfind(b"\n") + 1)
 
 
 # ------------------------------------------------------------------------------------ progress
@@ -243,18 +261,44 @@ def restore(
             "train.init_checkpoint and another train.output_dir"
         )
     model.load_state_dict(saved)
-    optimizer = trainer.optimizer
-    options = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
+    _keep_options(state["trainer"]["optimizer"], trainer.optimizer, path)
     try:
         trainer.load_state_dict(state["trainer"])
     except (ValueError, KeyError) as error:
         raise ValueError(f"{path} does not fit the optimizer of this run: {error}") from error
-    for group, own_options in zip(optimizer.param_groups, options, strict=True):
-        _report_changed(group, own_options)
-        group.update(own_options, initial_lr=own_options["lr"])  # what schedules multiply
     for name, item in others.items():
         if item is not None and name in state:
             item.load_state_dict(state[name])
+
+
+def _keep_options(
+    saved: Mapping[str, Any], optimizer: torch.optim.Optimizer, path: Path | None
+) -> None:
+    """Puts the options of an optimizer into the state that it is about to load.
+
+    Before, not after: where a fused optimizer keeps its counters follows from the loaded options.
+
+    Raises:
+        ValueError: the state is of another optimizer, or of other groups.
+    """
+    groups, own_groups = saved["param_groups"], optimizer.param_groups
+    sizes, own_sizes = ([len(g["params"]) for g in each] for each in (groups, own_groups))
+    if sizes != own_sizes:
+        raise ValueError(
+            f"{path} does not fit the optimizer of this run: its groups have {sizes} parameters, "
+            f"here {own_sizes}. Resume with the optimizer.params of that run, or start one from "
+            "these weights with train.init_checkpoint and another train.output_dir"
+        )
+    for group, own_group in zip(groups, own_groups, strict=True):
+        missing = ({"betas", "momentum"} & set(own_group)) - set(group)
+        if missing:
+            raise ValueError(
+                f"{path} is of another optimizer, which had no {', '.join(missing)}: resume with "
+                "the optimizer of that run"
+            )
+        options = {k: v for k, v in own_group.items() if k != "params"}
+        _report_changed(group, options)
+        group.update(options, initial_lr=options["lr"])  # what schedules multiply
 
 
 def _report_changed(saved: Mapping[str, Any], own: Mapping[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """A run: its config and folder made ready, and the one loop of hooks that trains everything."""
 
+import inspect
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,6 +13,7 @@ from detectron2.engine import HookBase, create_ddp_model, default_setup, hooks
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter
 from detectron2.utils.logger import setup_logger
+from detectron2.utils.registry import locate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
@@ -23,12 +25,22 @@ from hiera_det.report.progress import ProgressPrinter
 from . import resume
 from .checkpointer import RunCheckpointer
 from .checks import choose_device
-from .hooks import EMA, AveragedWeights, Evaluation, IterationSeed, MemoryStats, StopOnSignal
+from .hooks import (
+    EMA,
+    AveragedWeights,
+    Evaluation,
+    IterationSeed,
+    MemoryStats,
+    MetricsWriter,
+    StopOnSignal,
+)
 from .trainer import NonFiniteError, Stopped, Trainer, model_losses
 
 __all__ = ["autocast", "build_optimizer", "ddp_options", "fit", "load_run_config", "open_run"]
 
 logger = logging.getLogger(__name__)
+
+MAX_NAMES = 16  # of files in a message
 
 
 # ------------------------------------------------------------------------------------ beginning
@@ -65,13 +77,15 @@ def open_run(cfg: DictConfig, args) -> None:
         train.output_dir = str(resume.unused_path(folder))
     else:
         resume.check_output_dir(train.output_dir, args.resume)
-        _scale_learning_rate(cfg)
     comm.synchronize()  # nobody writes before all have looked
     resume.keep_old_config(train.output_dir)
     train.seed = resume.start_seed(cfg)  # the weights come from the seed that is written down
+    logging.raiseExceptions = False  # a full disk is told once, not by every line of the log
     default_setup(cfg, args)
     for name in ("hiera_det", "pretrain"):
         setup_logger(train.output_dir, distributed_rank=comm.get_rank(), name=name)
+    if not args.eval_only:
+        _scale_learning_rate(cfg)
     if comm.is_main_process():
         save_config(cfg, Path(train.output_dir) / "config.yaml")
 
@@ -125,7 +139,9 @@ def build_optimizer(cfg: DictConfig, model: nn.Module) -> torch.optim.Optimizer:
     node = cfg.optimizer.copy()  # a model in the config would be saved with it
     node._set_parent(cfg)
     node.params.model = model
-    if model_device(model).type == "cuda" and "fused" not in node:
+    build = locate(node._target_) if isinstance(node._target_, str) else node._target_
+    can_fuse = "fused" in inspect.signature(build).parameters
+    if can_fuse and "fused" not in node and model_device(model).type == "cuda":
         node.fused = True
     return instantiate(node)
 
@@ -153,10 +169,12 @@ def fit(
         cfg: with the five keys of a training config.
         model: on its device.
         loader: called with seed, start (images that this process has taken before) and batch_size
-            (images of a process at once); an endless iterable of batches.
+            (images of a process at once); an endless iterable of batches. Its method
+            names(first, count), if any, tells the files of batches that do not name them.
         loss: see `Trainer`.
         evaluate: see `Evaluation`; called every `train.eval_period` iterations and at the end.
-        facts: numbers and strings for the checkpoint; a resumed run has to have the same.
+        facts: numbers and strings for the checkpoint; a resumed run has to have the same. The
+            number of training images is added to them.
         load_init: takes the path of `train.init_checkpoint`.
         hooks: run after the checkpoint is saved, before metrics are written.
         resume_run: continue `train.output_dir`.
@@ -171,14 +189,22 @@ def fit(
     """
     train = cfg.train
     progress = _begin(cfg, load_init, resume_run)
+    if progress.seed != train.seed:  # a run keeps its seed, and its config.yaml says which
+        logger.info("train.seed is %d, that of the run which goes on", progress.seed)
+        train.seed = progress.seed
+        if comm.is_main_process():
+            save_config(cfg, Path(train.output_dir) / "config.yaml")
     batch, world_size = cfg.dataloader.train.total_batch_size, comm.get_world_size()
     at_once, num_steps = split_batch(batch, world_size, train.get("images_per_process") or batch)
     if train.get("compile"):
         getattr(model, "backbone", model).compile()  # in place: names of parameters stay
     ema = EMA(model, train.ema.decay) if train.get("ema") and train.ema.enabled else None
+    batches = loader(
+        seed=progress.seed, start=progress.images_seen // world_size, batch_size=at_once
+    )
     trainer = Trainer(
         create_ddp_model(model, **ddp_options(cfg)),
-        loader(seed=progress.seed, start=progress.images_seen // world_size, batch_size=at_once),
+        batches,
         build_optimizer(cfg, model),
         loss=loss,
         num_steps=num_steps,
@@ -187,7 +213,7 @@ def fit(
         clip_grad_norm=train.clip_grad_norm,
     )
     run_facts = resume.RunFacts(
-        facts,
+        _num_images(batches) | dict(facts),
         trainer,
         dict(
             images_seen=progress.images_seen,
@@ -210,7 +236,8 @@ def fit(
         resume.restore(progress, model, trainer, run_facts, **others)
         logger.info("Resumed %s: continuing with iteration %d", progress.path, progress.iteration)
     _log_start(cfg, progress.seed, at_once, num_steps)
-    _train(cfg, trainer, checkpointer, progress)
+    with stop:
+        _train(cfg, trainer, checkpointer, progress)
     if comm.is_main_process():
         folder = Path(train.output_dir)
         if ema:
@@ -250,13 +277,19 @@ def _hooks(
     if periodic["period"] >= train.max_iter:  # or a short run would have none before its end
         periodic["period"] = max(1, train.max_iter // 4)
     best = None
+    patience = OmegaConf.select(cfg, "train.early_stop.patience", default=0) or 0
     if train.get("best_checkpoint") and train.eval_period > 0:
         best = RunCheckpointer(shown, train.output_dir, hiera_det=facts)
     evaluation = None
     if evaluate is not None:
-        patience = OmegaConf.select(cfg, "train.early_stop.patience", default=0)
         evaluation = Evaluation(
-            train.eval_period, evaluate, shown, best=best, patience=patience, stop=stop
+            train.eval_period,
+            evaluate,
+            shown,
+            metrics=Path(train.output_dir) / "metrics.json",
+            best=best,
+            patience=patience,
+            stop=stop,
         )
     return [
         hooks.IterationTimer(),
@@ -268,12 +301,13 @@ def _hooks(
         evaluation,
         *others,
         MemoryStats(train.log_period),
-        hooks.PeriodicWriter(_writers(cfg), train.log_period) if main else None,
+        MetricsWriter(_writers(cfg), train.log_period, Path(train.output_dir)) if main else None,
     ]
 
 
 def _writers(cfg: DictConfig) -> list[EventWriter]:
     folder = cfg.train.output_dir
+    resume.drop_torn_line(Path(folder) / "metrics.json")
     writers: list[EventWriter] = [
         ProgressPrinter(cfg.train.max_iter),
         JSONWriter(os.path.join(folder, "metrics.json")),
@@ -299,6 +333,16 @@ def _log_start(cfg: DictConfig, seed: int, at_once: int, num_steps: int) -> None
     )  # fmt: skip
 
 
+def _num_images(loader: Any) -> dict[str, int]:
+    """The images that a loader draws from, if it has a dataset of a known size."""
+    while hasattr(loader, "dataset"):
+        loader = loader.dataset
+    try:
+        return {"num_images": len(loader)}
+    except TypeError:
+        return {}
+
+
 def _train(
     cfg: DictConfig, trainer: Trainer, checkpointer: RunCheckpointer, progress: resume.Progress
 ) -> None:
@@ -307,20 +351,34 @@ def _train(
     try:
         trainer.train(progress.iteration, train.max_iter)
     except Stopped:
-        checkpointer.save(f"model_{trainer.iter:07d}", iteration=trainer.iter)
+        if not trainer.step_done:
+            trainer.iter -= 1  # that is
+        if trainer.iter >= progress.iteration:
+            checkpointer.save(f"model_{trainer.iter:07d}", iteration=trainer.iter)
         logger.warning(
             "Stopped after iteration %d of %d; --resume goes on from there",
             trainer.iter + 1, train.max_iter,
         )  # fmt: skip
         raise
     except NonFiniteError as error:
-        names = f" of {', '.join(trainer.batch_names)}" if trainer.batch_names else ""
-        raise NonFiniteError(
+        text = NonFiniteError(
             f"{error}. The weights have not changed, and the last checkpoint of "
-            f"{train.output_dir} is from before. Look at the images{names}; --resume goes on from "
-            "that checkpoint: give it a lower optimizer.lr, train.clip_grad_norm=1 or "
+            f"{train.output_dir} is from before. Look at the images{_names(trainer)}; --resume "
+            "goes on from that checkpoint: give it a lower optimizer.lr, train.clip_grad_norm=1 or "
             "train.amp.enabled=False"
-        ) from error
+        )
+        text.is_mine = error.is_mine
+        raise text from error
     if trainer.max_iter < train.max_iter:  # stopped early: the periodic hook waits for the last one
         trainer.iter -= 1  # that was done
         checkpointer.save("model_final", iteration=trainer.iter)
+
+
+def _names(trainer: Trainer) -> str:
+    """ " of a.jpg, b.jpg": the images of this process in the iteration that failed."""
+    names = trainer.batch_names
+    if not names and hasattr(trainer.data_loader, "names"):
+        count = trainer.images_per_iteration // comm.get_world_size()
+        names = trainer.data_loader.names((trainer.iter - trainer.start_iter) * count, count)
+    rest = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+    return f" of {', '.join(names[:MAX_NAMES])}{rest}" if names else ""

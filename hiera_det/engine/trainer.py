@@ -20,7 +20,12 @@ MAX_SKIPPED = 20  # steps in a row that fp16's loss scaling may skip: it halves 
 
 
 class NonFiniteError(FloatingPointError):
-    """A loss or gradient that is not finite; the weights have not changed."""
+    """A loss or gradient that is not finite; the weights have not changed.
+
+    All processes raise it together; `is_mine` is False in those that leave the word to another.
+    """
+
+    is_mine = True
 
 
 class Stopped(SystemExit):
@@ -60,6 +65,7 @@ class Trainer(SimpleTrainer):
         stop_wish: exit status with which this process wants to stop; 0 goes on. The processes
             exchange their wishes with every step, so that all stop after the same one.
         stop_code: what they agreed on.
+        step_done: whether the step of iteration `iter` is behind, so that a checkpoint may say so.
     """
 
     def __init__(
@@ -103,6 +109,7 @@ class Trainer(SimpleTrainer):
         self.grad_scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
         self.num_skipped = 0  # steps in a row
         self.stop_wish = self.stop_code = 0
+        self.step_done = False
         self.batch_names: list[str] = []  # files of the current iteration, where batches name them
 
     def train(self, start_iter: int, max_iter: int) -> None:
@@ -117,8 +124,10 @@ class Trainer(SimpleTrainer):
             try:
                 self.before_train()
                 while self.iter < self.max_iter:
+                    self.step_done = False
                     self.before_step()
                     self.run_step()
+                    self.step_done = True
                     self.after_step()
                     self.iter += 1
             except BaseException:
@@ -166,10 +175,9 @@ class Trainer(SimpleTrainer):
         try:
             with torch.random.fork_rng(devices=[]):
                 batch = next(self._data_loader_iter)
-        except RuntimeError as error:
+        except RuntimeError as error:  # the signal has ended the loader's workers too
             if not self.stop_wish:
                 raise
-            self.iter -= 1  # the signal has ended the loader's workers too: this step is not done
             raise Stopped(self.stop_wish) from error
         return batch, time.perf_counter() - start
 
@@ -194,25 +202,30 @@ class Trainer(SimpleTrainer):
 
         All processes come to the same answer: one that fails alone would leave the others waiting.
         """
-        values = torch.stack([loss.float(), norm.float()])
+        rank, world_size = comm.get_rank(), comm.get_world_size()
+        bad_loss = (~loss.isfinite()).float()
         state = torch.stack(
-            [(~values.isfinite()).any().float(), values.new_tensor(float(self.stop_wish))]
+            [
+                torch.maximum(bad_loss, (~norm.isfinite()).float()),
+                bad_loss * (world_size - rank),  # the first whose own loss it is speaks for all
+                bad_loss.new_tensor(float(self.stop_wish)),
+            ]
         )
-        if comm.get_world_size() > 1:
+        if world_size > 1:
             dist.all_reduce(state, op=dist.ReduceOp.MAX)
-        bad, stop_code = state.tolist()
-        self.stop_code = int(stop_code)
+        bad, speaker, self.stop_code = (int(x) for x in state.tolist())
         self.num_skipped = self.num_skipped + 1 if bad else 0
         if not bad:
             return True
         if self.grad_scaler.is_enabled() and self.num_skipped <= MAX_SKIPPED:
             return False
         skipped = f", for {self.num_skipped} steps in a row" if self.num_skipped > 1 else ""
-        where = f" on rank {comm.get_rank()}" if comm.get_world_size() > 1 else ""
-        raise NonFiniteError(
+        error = NonFiniteError(
             f"iteration {self.iter}: the loss is {float(loss):g} and the norm of the gradients "
-            f"{float(norm):g}{where}{skipped}"
+            f"{float(norm):g}{skipped}"
         )
+        error.is_mine = rank == (world_size - speaker if speaker else 0)
+        raise error
 
     def state_dict(self) -> dict[str, Any]:
         state = super().state_dict()

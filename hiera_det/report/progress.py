@@ -28,6 +28,7 @@ class ProgressPrinter(EventWriter):
         self.logger = logging.getLogger(__name__)
         self._start: tuple[int, float] | None = None
         self._warned = False
+        self._done = 0  # iterations that had their line
 
     def _median(self, name: str) -> float | None:
         try:
@@ -38,9 +39,11 @@ class ProgressPrinter(EventWriter):
 
     def write(self) -> None:
         storage = get_event_storage()
-        done = storage.iter + 1
-        if done > self.max_iter:  # the call after the last iteration, which has had its line
+        # The call after training, and one after steps that loss scaling skipped, have no news.
+        done = storage.latest().get("total_loss", (0.0, -1))[1] + 1
+        if done == self._done:
             return
+        self._done = done
         step, data = self._median("time"), self._median("data_time")
         parts = [f"iter {done}/{self.max_iter}"]
         eta = self._eta(done)
