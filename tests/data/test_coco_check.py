@@ -13,7 +13,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 from PIL import Image
 
-from hiera_det.data.coco_check import check_coco_json
+from hiera_det.data.coco_check import check_coco_content, check_coco_json
 from hiera_det.data.coco_json import register_coco_json
 from hiera_det.data.run_check import check_dataset, check_train_and_val
 
@@ -361,3 +361,29 @@ def test_tool_prints_the_report_and_exits_1_on_errors(folder, monkeypatch, capsy
     assert exit_.value.code == (0 if is_good else 1)
     printed = capsys.readouterr().out
     assert "2 images" in printed and ("ERROR" in printed) == (not is_good)
+
+
+def test_kinds_of_images_are_said_and_stacks_need_a_page(tmp_path):
+    """16 bits are scaled and stacks refused: what the reader will do is told before the run."""
+    deep = np.arange(256, dtype=np.uint16).reshape(16, 16) * 16
+    Image.fromarray(deep).save(tmp_path / "0.png")
+    pages = [Image.fromarray(np.full((16, 16), k, np.uint8)) for k in range(3)]
+    pages[0].save(tmp_path / "1.tif", save_all=True, append_images=pages[1:])
+    size = {"height": 16, "width": 16}
+    content = {
+        "images": [
+            {"id": 1, "file_name": "0.png", **size},
+            {"id": 2, "file_name": "1.tif", **size},
+        ],
+        "annotations": [
+            {"id": k, "image_id": k, "category_id": 1, "bbox": [2, 2, 8, 8], "area": 64,
+             "iscrowd": 0, "segmentation": [[2, 2, 10, 2, 10, 10, 2, 10]]}
+            for k in (1, 2)
+        ],
+        "categories": [{"id": 1, "name": "cell"}],
+    }  # fmt: skip
+    report = check_coco_content(content, "cells.json", str(tmp_path))
+    assert "16-bit grey, values 0 to 4080 (12 bits) (1)" in str(report)
+    assert [finding.kind for finding in report.errors] == ["files that hold several images"]
+    assert "dataloader.page=0" in str(report.errors[0])
+    assert check_coco_content(content, "cells.json", str(tmp_path), page=1).errors == []
