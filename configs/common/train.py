@@ -13,6 +13,7 @@ train = dict(
         broadcast_buffers=False,
         find_unused_parameters=False,
         fp16_compression=False,
+        gradient_as_bucket_view=False,  # True saves the memory of one copy of the gradients
     ),
     checkpointer=dict(period=5000, max_to_keep=100),  # iterations
     eval_period=5000,  # iterations

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import yaml
 from detectron2.config import LazyConfig
 from omegaconf import DictConfig, OmegaConf
 
@@ -34,7 +35,7 @@ def load_config(name: str | Path, overrides: Sequence[str] = ()) -> DictConfig:
     import hiera_det.data  # noqa: F401  registers the datasets that ship
 
     path = find_config(name)
-    cfg = LazyConfig.load(str(path))
+    cfg = _read(path)
     if _is_part(path):
         return cfg
     missing = [key for key in CONFIG_KEYS if key not in cfg]
@@ -44,6 +45,28 @@ def load_config(name: str | Path, overrides: Sequence[str] = ()) -> DictConfig:
     cfg = apply_overrides(cfg, overrides)
     expand_home(cfg)
     check_values(cfg, run_defaults())
+    return cfg
+
+
+def _read(path: Path) -> DictConfig:
+    """`LazyConfig.load`, whose errors name the file.
+
+    Raises:
+        ValueError: no Python or YAML, or not of dicts.
+        ImportError: it imports what is not there.
+    """
+    try:
+        cfg = LazyConfig.load(str(path))
+    except (SyntaxError, yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        kind = "YAML" if path.suffix in (".yaml", ".yml") else "Python"
+        raise ValueError(f"config file {path} is no valid {kind}: {reason}") from error
+    except AssertionError as error:  # Detectron2's, of a suffix
+        raise ValueError(f"config file {path}: {error}") from error
+    except ImportError as error:
+        raise ImportError(f"config file {path}: {error}") from error
+    if not isinstance(cfg, DictConfig):
+        raise ValueError(f"config file {path} holds no keys and values")
     return cfg
 
 

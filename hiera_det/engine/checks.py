@@ -18,7 +18,17 @@ RATE_TOLERANCE = 1.5  # beyond the range of the two rules
 
 
 def choose_device(cfg: DictConfig) -> None:
-    """Falls back to the CPU where `train.device` is a GPU and there is none."""
+    """Falls back to the CPU where `train.device` is a GPU and there is none.
+
+    Raises:
+        ValueError: no device of torch.
+    """
+    try:
+        torch.device(str(cfg.train.device))
+    except RuntimeError as error:
+        raise ValueError(
+            f"train.device={cfg.train.device} is no device: cuda, cuda:0, cpu or mps"
+        ) from error
     if str(cfg.train.device).startswith("cuda") and not torch.cuda.is_available():
         cfg.train.device = "cpu"
 

@@ -2,8 +2,10 @@
 
 import datetime
 import errno
+import linecache
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -191,17 +193,16 @@ def report_error(error: BaseException, show_traceback: bool = False) -> int:
 def _user_text(error: BaseException) -> str | None:
     """The message of an error that is the user's to mend; None for a bug.
 
-    That is one which our code raises on purpose, or OmegaConf for a value that is not set: not one
-    that comes up from the depths of torch or numpy.
+    That is one which our code raises on purpose, by a `raise` of its own, or OmegaConf for a value
+    that is not set: not one that comes up from the depths of torch or numpy, nor from a slip of
+    ours such as the maximum of nothing.
     """
-    from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+    from omegaconf.errors import OmegaConfBaseException
 
     from .checkpointer import DiskFullError
 
-    if isinstance(error, MissingMandatoryValue):
-        return f"{str(error).splitlines()[0]}. It has no default: give it as key=value"
     if isinstance(error, OmegaConfBaseException):
-        return str(error)
+        return _config_text(str(error).splitlines()[0], error.full_key)
     if isinstance(error, DiskFullError):
         return str(error.strerror)
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
@@ -213,9 +214,32 @@ def _user_text(error: BaseException) -> str | None:
         return f"{error.filename}: {error.strerror}"
     if not isinstance(error, USER_ERRORS):
         return None
-    frames = traceback.extract_tb(error.__traceback__)
-    modules = os.path.normpath(frames[-1].filename).split(os.sep) if frames else []
-    return str(error) if any(name in modules for name in OURS) else None
+    return str(error) if _is_raised_by_us(error) else None
+
+
+def _config_text(text: str, key: str | None) -> str | None:
+    """OmegaConf's message for people; None where a resolver failed by a bug of ours."""
+    found = re.fullmatch(r"(\w+)(?: raised)? while resolving interpolation: (.*)", text)
+    if found:
+        text = found[2]
+        if found[1] not in ("MissingMandatoryValue", "ValueError", "FileNotFoundError"):
+            return None
+    if text.startswith("Missing mandatory value"):
+        return f"{text}. It has no default: give it as key=value"
+    return f"{text} (config key {key})" if key else text
+
+
+def _is_raised_by_us(error: BaseException) -> bool:
+    """Whether the error comes from a `raise` statement in a module of ours."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    if not frames:
+        return False
+    frame, line_number = frames[-1]
+    # By module, not by path: a virtual environment may lie inside a folder called hiera_det.
+    if frame.f_globals.get("__name__", "").split(".")[0] not in OURS:
+        return False
+    line = linecache.getline(frame.f_code.co_filename, line_number).strip()
+    return line.startswith("raise") or not line  # without the source, it is taken for one
 
 
 def _out_of_memory(error: BaseException) -> str | None:

@@ -57,7 +57,10 @@ def load_run_config(args) -> DictConfig:
     cfg = load_config(args.config_file, args.opts)
     choose_device(cfg)
     if args.eval_only and not cfg.train.init_checkpoint:
-        raise ValueError("--eval-only: say which weights: train.init_checkpoint=FILE.pth")
+        raise ValueError(
+            "nothing to evaluate: say which weights, train.init_checkpoint=FILE.pth or, with "
+            "hiera-det eval, --weights FILE.pth"
+        )
     return cfg
 
 

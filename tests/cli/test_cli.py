@@ -11,6 +11,7 @@ from hiera_det import __version__
 from hiera_det.cli import VERBS, main
 
 ROOT = Path(__file__).parents[2]
+SHAPES = "shapes/mask_rcnn_hiera_shapes.py"
 DOORS = [
     path
     for folder in ("tools", "pretrain")
@@ -94,10 +95,19 @@ def test_every_promised_path_is_there():
         (["convert", "nowhere.pth", "out.pth"], "nowhere.pth does not exist"),
         (["plot", "nowhere"], "nowhere: no such file"),
         (["reconstruct", "--run", "nowhere", "--output", "a.png"], "no folder of a run"),
+        (["train", "--config-file", "flow.yaml"], "flow.yaml is no valid YAML"),
+        (["train", "--config-file", "list.yaml"], "list.yaml holds no keys"),
+        (["train", "--config-file", "slip.py"], "slip.py is no valid Python"),
+        (["train", "--config-file", "missing.py"], "missing.py: No module named 'no_such'"),
+        (["train", "--config-file", SHAPES, "train.device=tpu"], "train.device=tpu is no device"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_2(argv, text, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "flow.yaml").write_text("model: [1")
+    (tmp_path / "list.yaml").write_text("- 1")
+    (tmp_path / "slip.py").write_text("def f(:")
+    (tmp_path / "missing.py").write_text("import no_such")
     assert main(argv) == 2
     err = capsys.readouterr().err
     assert err.startswith("error: ") and text in err and len(err.splitlines()) == 1
@@ -115,6 +125,66 @@ def test_a_bug_keeps_its_traceback(monkeypatch, capsys):
     assert main(["plot", "anything"]) == 1
     err = capsys.readouterr().err
     assert "Traceback" in err and "cannot reshape" in err
+
+
+def test_a_slip_of_ours_keeps_its_traceback(capsys):
+    """Python raises it in a module of ours, on a line without a `raise`."""
+    from hiera_det.data.coco_json import max_objects
+    from hiera_det.data.loaders import split_batch
+    from hiera_det.engine.launch import report_error
+
+    with pytest.raises(ValueError) as slip:
+        max_objects()  # the maximum of nothing
+    assert report_error(slip.value) == 1 and "Traceback" in capsys.readouterr().err
+    with pytest.raises(ValueError) as mistake:
+        split_batch(5, 2, 1)
+    assert report_error(mistake.value) == 2 and "Traceback" not in capsys.readouterr().err
+
+
+def test_what_resolvers_raise(tmp_path, capsys):
+    """A user's JSON is one line without OmegaConf's account of it; a slip in a resolver is a bug."""
+    from omegaconf import OmegaConf
+
+    import hiera_det.config  # noqa: F401  registers them
+    from hiera_det.engine.launch import report_error
+
+    (tmp_path / "a.json").write_text("[1]")
+    OmegaConf.register_new_resolver("slip", lambda: {}["no"], replace=True)
+    cfg = OmegaConf.create(
+        {
+            "json": "???",
+            "model": {
+                "missing": "${num_classes:${json}}",
+                "list": "${num_classes:" + str(tmp_path / "a.json") + "}",
+                "slip": "${slip:}",
+            },
+        }
+    )
+    for key, status, text in (
+        ("missing", 2, "error: Missing mandatory value: json. It has no default"),
+        ("list", 2, f"error: {tmp_path}/a.json holds a list"),
+        ("slip", 1, "Traceback"),
+    ):
+        with pytest.raises(Exception) as error:  # noqa: PT011  OmegaConf's own types
+            cfg.model[key]
+        assert report_error(error.value) == status
+        err = capsys.readouterr().err
+        assert err.startswith(text) and (status == 1 or len(err.splitlines()) == 1)
+
+
+def test_libraries_in_a_folder_of_our_name_are_not_ours(tmp_path, monkeypatch, capsys):
+    """A checkout called hiera_det with its virtual environment inside."""
+    from hiera_det.engine.launch import report_error
+
+    folder = tmp_path / "hiera_det/.venv/lib/site-packages"
+    folder.mkdir(parents=True)
+    (folder / "some_library.py").write_text("def f():\n    raise ValueError('from the depths')\n")
+    monkeypatch.syspath_prepend(folder)
+    import some_library
+
+    with pytest.raises(ValueError) as error:
+        some_library.f()
+    assert report_error(error.value) == 1 and "Traceback" in capsys.readouterr().err
 
 
 def test_missing_package_is_one_line(tmp_path):
