@@ -212,6 +212,8 @@ def _user_text(error: BaseException) -> str | None:
         )
     if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
+    if str(error).startswith("Caught "):
+        return _worker_text(error)
     if not isinstance(error, USER_ERRORS):
         return None
     return str(error) if _is_raised_by_us(error) else None
@@ -227,6 +229,25 @@ def _config_text(text: str, key: str | None) -> str | None:
     if text.startswith("Missing mandatory value"):
         return f"{text}. It has no default: give it as key=value"
     return f"{text} (config key {key})" if key else text
+
+
+def _worker_text(error: BaseException) -> str | None:
+    """The message of a mistake that a loader's worker met, such as a damaged image.
+
+    torch raises an error of the same type here, whose message is the whole traceback there.
+    """
+    found = re.match(r"Caught (\w+) in DataLoader worker process", str(error))
+    places = re.findall(r'^ *File "(.+)", line (\d+), in ', str(error), flags=re.MULTILINE)
+    if not found or not places:
+        return None
+    text = str(error).rsplit(f"{found[1]}: ", 1)[-1].strip()
+    if isinstance(error, OSError):
+        return text
+    path, line_number = places[-1]
+    packages = [os.path.dirname(sys.modules[name].__file__) for name in OURS if name in sys.modules]
+    is_ours = any(path.startswith(package + os.sep) for package in packages)
+    is_raise = linecache.getline(path, int(line_number)).lstrip().startswith("raise")
+    return text if isinstance(error, USER_ERRORS) and is_ours and is_raise else None
 
 
 def _is_raised_by_us(error: BaseException) -> bool:

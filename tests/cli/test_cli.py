@@ -6,9 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from hiera_det import __version__
 from hiera_det.cli import VERBS, main
+from hiera_det.data.coco_json import max_objects
+from hiera_det.data.images import read_image
+from hiera_det.engine.launch import report_error
 
 ROOT = Path(__file__).parents[2]
 SHAPES = "shapes/mask_rcnn_hiera_shapes.py"
@@ -129,9 +133,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch, capsys):
 
 def test_a_slip_of_ours_keeps_its_traceback(capsys):
     """Python raises it in a module of ours, on a line without a `raise`."""
-    from hiera_det.data.coco_json import max_objects
     from hiera_det.data.loaders import split_batch
-    from hiera_det.engine.launch import report_error
 
     with pytest.raises(ValueError) as slip:
         max_objects()  # the maximum of nothing
@@ -146,7 +148,6 @@ def test_what_resolvers_raise(tmp_path, capsys):
     from omegaconf import OmegaConf
 
     import hiera_det.config  # noqa: F401  registers them
-    from hiera_det.engine.launch import report_error
 
     (tmp_path / "a.json").write_text("[1]")
     OmegaConf.register_new_resolver("slip", lambda: {}["no"], replace=True)
@@ -172,10 +173,37 @@ def test_what_resolvers_raise(tmp_path, capsys):
         assert err.startswith(text) and (status == 1 or len(err.splitlines()) == 1)
 
 
+class Broken(torch.utils.data.Dataset):
+    """Images by name; without one, a slip of ours."""
+
+    def __init__(self, path: str):
+        self.path = path
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int):
+        return read_image(self.path) if self.path else max_objects()
+
+
+@pytest.mark.parametrize(
+    "name, text", [("none.jpg", "No such file"), ("junk.jpg", "cannot read"), ("", "Traceback")]
+)
+def test_what_a_worker_of_the_loader_meets(tmp_path, capsys, name, text):
+    """The one line of a mistake, not the traceback that torch makes its message of."""
+    (tmp_path / "junk.jpg").write_text("junk")
+    loader = torch.utils.data.DataLoader(Broken(name and str(tmp_path / name)), num_workers=1)
+    with pytest.raises((ValueError, OSError)) as error:
+        next(iter(loader))
+    assert report_error(error.value) == (2 if name else 1)
+    err = capsys.readouterr().err
+    assert text in err and name in err
+    if name:
+        assert err.startswith("error: ") and len(err.splitlines()) == 1
+
+
 def test_libraries_in_a_folder_of_our_name_are_not_ours(tmp_path, monkeypatch, capsys):
     """A checkout called hiera_det with its virtual environment inside."""
-    from hiera_det.engine.launch import report_error
-
     folder = tmp_path / "hiera_det/.venv/lib/site-packages"
     folder.mkdir(parents=True)
     (folder / "some_library.py").write_text("def f():\n    raise ValueError('from the depths')\n")
