@@ -6,11 +6,14 @@ from pathlib import Path
 from detectron2.config import instantiate
 from detectron2.utils import comm
 from omegaconf import DictConfig
+from torch import nn
+from torch.utils.data import DataLoader
 
 from hiera_det.checkpoint import load_full, load_init_checkpoint, read_checkpoint
 from hiera_det.engine import fit
+from hiera_det.engine.run import autocast
 
-from .classify import ClassImages, accuracy
+from .classify import ClassificationLoss, ClassImages, accuracy
 from .data import train_loader
 
 __all__ = ["complete_config", "run_evaluation", "run_finetuning"]
@@ -23,9 +26,15 @@ def complete_config(cfg: DictConfig, with_train: bool) -> ClassImages | None:
         The training images; none without training.
 
     Raises:
-        ValueError: the folders differ in classes, or the weights to evaluate have another number.
+        ValueError: the folders differ in classes, the weights to evaluate have another number, or
+            the config is of something else.
     """
     train = cfg.train
+    if "loss" not in train:
+        raise ValueError(
+            "this is no config of a classifier, it has no train.loss; hiera-det train is for "
+            "detectors, pretrain for autoencoders"
+        )
     test_set = instantiate(cfg.dataloader.test.dataset)
     cfg.model.num_classes = len(test_set.classes)
     if not with_train:
@@ -56,7 +65,7 @@ def run_finetuning(cfg: DictConfig, dataset: ClassImages, resume: bool) -> None:
         model,
         lambda **where: train_loader(cfg, dataset, **where),
         loss=loss,
-        evaluate=lambda model: accuracy(model, test_loader, loss),
+        evaluate=lambda model: _accuracy(cfg, model, test_loader, loss),
         facts={
             "source": "classification",
             "num_classes": cfg.model.num_classes,
@@ -73,8 +82,17 @@ def run_evaluation(cfg: DictConfig) -> dict[str, float]:
     """Accuracy of `train.init_checkpoint`, which is printed and written to results.json."""
     model = instantiate(cfg.model).to(cfg.train.device)
     load_full(model, cfg.train.init_checkpoint)
-    result = accuracy(model, instantiate(cfg.dataloader.test), instantiate(cfg.train.loss))
+    test_loader, loss = instantiate(cfg.dataloader.test), instantiate(cfg.train.loss)
+    result = _accuracy(cfg, model, test_loader, loss)
     if comm.is_main_process():
         print(json.dumps(result))
         (Path(cfg.train.output_dir) / "results.json").write_text(json.dumps(result) + "\n")
     return result
+
+
+def _accuracy(
+    cfg: DictConfig, model: nn.Module, loader: DataLoader, loss: ClassificationLoss
+) -> dict[str, float]:
+    """`accuracy` in the precision of `train.eval_precision`."""
+    with autocast(cfg, cfg.train.get("eval_precision")):
+        return accuracy(model, loader, loss)

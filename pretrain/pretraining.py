@@ -7,7 +7,7 @@ import torch
 from detectron2.config import instantiate
 from detectron2.engine import HookBase
 from detectron2.utils import comm
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from hiera_det.engine import fit
@@ -29,7 +29,16 @@ def mae_loss(model: nn.Module, batch: list[Tensor]) -> Tensor:
 
 
 def complete_config(cfg: DictConfig) -> PretrainImages:
-    """Sets `train.epoch_images` to the number of images, which are returned."""
+    """Sets `train.epoch_images` to the number of images, which are returned.
+
+    Raises:
+        ValueError: a config of something else.
+    """
+    if OmegaConf.select(cfg, "model.mask_ratio") is None:
+        raise ValueError(
+            "this is no config of pretraining, it has no model.mask_ratio; hiera-det train is for "
+            "detectors, finetune for classifiers"
+        )
     dataset = instantiate(cfg.dataloader.train.dataset)
     cfg.train.epoch_images = len(dataset)
     return dataset

@@ -35,9 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from hiera_det.engine import check_config, launch_run, load_run_config
+    from hiera_det.engine import check_config, check_is_detector, launch_run, load_run_config
 
     cfg = load_run_config(args)  # once here, so that a mistake is reported once
+    check_is_detector(cfg)
     warnings = check_config(cfg)
     if args.dry_run:
         from hiera_det.report.dry_run import dry_run

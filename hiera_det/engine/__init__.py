@@ -8,7 +8,7 @@ launch       processes, and how they end               checks   what ruins a run
 detection    a detector's losses and evaluation
 """
 
-from .checks import check_config, check_data, choose_device
+from .checks import check_config, check_data, check_is_detector, choose_device
 from .hooks import EMA, Evaluation, IterationSeed, MemoryStats, StopOnSignal
 from .launch import launch_run, report_error
 from .resume import check_output_dir, keep_old_config, last_checkpoint, start_seed, unused_path
@@ -26,6 +26,7 @@ __all__ = [
     "Trainer",
     "check_config",
     "check_data",
+    "check_is_detector",
     "check_output_dir",
     "choose_device",
     "fit",

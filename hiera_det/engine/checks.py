@@ -10,7 +10,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from hiera_det.data.run_check import check_run
 from hiera_det.modeling.pixels import IMAGENET_MEAN, IMAGENET_STD
 
-__all__ = ["check_config", "check_data", "choose_device"]
+__all__ = ["check_config", "check_data", "check_is_detector", "choose_device"]
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +31,18 @@ def choose_device(cfg: DictConfig) -> None:
         ) from error
     if str(cfg.train.device).startswith("cuda") and not torch.cuda.is_available():
         cfg.train.device = "cpu"
+
+
+def check_is_detector(cfg: DictConfig) -> None:
+    """
+    Raises:
+        ValueError: a config of something else, which training would end with far from the reason.
+    """
+    if "evaluator" not in cfg.dataloader:
+        raise ValueError(
+            "this is no config of a detector, it has no dataloader.evaluator; those of pretrain/ "
+            "are for hiera-det pretrain (mae_*) and finetune (finetune_*)"
+        )
 
 
 def check_config(cfg: DictConfig) -> list[str]:

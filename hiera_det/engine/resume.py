@@ -24,6 +24,7 @@ __all__ = [
     "drop_torn_line",
     "keep_old_config",
     "last_checkpoint",
+    "put_back_config",
     "restore",
     "start_seed",
     "unused_path",
@@ -31,6 +32,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+WEIGHTS_ALONE = ("model_best.pth", "model_ema.pth")  # of a run, which cannot go on from them
 PROGRESS = ("images_seen", "total_batch_size", "num_processes", "max_iter")
 
 
@@ -75,7 +77,7 @@ def last_checkpoint(output_dir: str) -> Path | None:
         ValueError: there are checkpoints, but nothing says which is the last.
     """
     folder = Path(output_dir)
-    others = sorted(p.name for p in folder.glob("*.pth"))
+    others = sorted(p.name for p in folder.glob("*.pth") if p.name not in WEIGHTS_ALONE)
     tag = folder / "last_checkpoint"
     if not tag.is_file():
         numbered = [name for name in others if re.fullmatch(r"model_\d{7}\.pth", name)]
@@ -101,6 +103,14 @@ def keep_old_config(output_dir: str) -> None:
     config = Path(output_dir) / "config.yaml"
     if comm.is_main_process() and config.is_file():
         shutil.copy2(config, unused_path(config))
+
+
+def put_back_config(output_dir: str) -> None:
+    """Undoes `keep_old_config` and what was written since, where the run does not go on."""
+    config = Path(output_dir) / "config.yaml"
+    kept = [p for p in config.parent.glob("config.*.yaml") if p.name.split(".")[1].isdigit()]
+    if comm.is_main_process() and kept:
+        os.replace(max(kept, key=lambda p: int(p.name.split(".")[1])), config)
 
 
 def unused_path(path: Path) -> Path:

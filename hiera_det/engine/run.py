@@ -236,7 +236,11 @@ def fit(
         _hooks(cfg, progress.seed, checkpointer, run_facts, stop, shown, ema, evaluate, hooks)
     )
     if progress.path is not None:
-        resume.restore(progress, model, trainer, run_facts, **others)
+        try:
+            resume.restore(progress, model, trainer, run_facts, **others)
+        except ValueError:  # which says: with the config of that run
+            resume.put_back_config(train.output_dir)
+            raise
         logger.info("Resumed %s: continuing with iteration %d", progress.path, progress.iteration)
     _log_start(cfg, progress.seed, at_once, num_steps)
     with stop:

@@ -104,6 +104,9 @@ def test_every_promised_path_is_there():
         (["train", "--config-file", "slip.py"], "slip.py is no valid Python"),
         (["train", "--config-file", "missing.py"], "missing.py: No module named 'no_such'"),
         (["train", "--config-file", SHAPES, "train.device=tpu"], "train.device=tpu is no device"),
+        (["train", "--config-file", "pretrain/mae_hiera_shapes.py"], "no config of a detector"),
+        (["pretrain", "--config-file", SHAPES], "no config of pretraining"),
+        (["finetune", "--config-file", SHAPES], "no config of a classifier"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_2(argv, text, tmp_path, monkeypatch, capsys):

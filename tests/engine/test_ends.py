@@ -133,6 +133,12 @@ def test_checkpoint_without_its_note_is_found(tmp_path):
     assert last_checkpoint(str(tmp_path)).name == "model_0000012.pth"
 
 
+def test_run_with_the_best_weights_alone_is_no_dead_end(tmp_path):
+    """An evaluation may come before the first checkpoint, and a kill between them."""
+    (tmp_path / "model_best.pth").touch()
+    assert last_checkpoint(str(tmp_path)) is None
+
+
 @pytest.mark.parametrize(
     "before, after",
     [("", ""), ('{"a": 1}\n', '{"a": 1}\n'), ('{"a": 1}\n{"b"', '{"a": 1}\n'), ("{", "")],

@@ -202,8 +202,8 @@ def test_last_checkpoint_is_found_or_the_fix_is(tmp_path):
     with pytest.raises(FileNotFoundError, match="model_0000099.pth.*model_0000041.pth"):
         last_checkpoint(str(tmp_path))
     (tmp_path / "last_checkpoint").unlink()
-    path.rename(tmp_path / "model_best.pth")
-    with pytest.raises(ValueError, match="model_best.pth but no last_checkpoint"):
+    path.rename(tmp_path / "encoder.pth")
+    with pytest.raises(ValueError, match="encoder.pth but no last_checkpoint"):
         last_checkpoint(str(tmp_path))
 
 

@@ -19,6 +19,7 @@ from hiera_det.cli import finetune
 from hiera_det.config import load_config
 from hiera_det.modeling.classifier import build_classifier
 from hiera_det.modeling.variants import VARIANTS, build_hiera
+from pretrain import classification
 from pretrain.classify import ClassificationLoss, ClassImages, accuracy, build_test_loader
 from pretrain.probe import fit_softmax, probe
 
@@ -182,6 +183,23 @@ def test_finetune_from_an_encoder_then_evaluate(folders, tmp_path, capsys):
     finetune.main(arguments(folders, run, weights, eval_only=True))
     result = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
     assert result["top1"] == pytest.approx(metrics[-1]["top1"])
+
+
+@pytest.mark.parametrize("precision", [None, "bf16"])
+def test_evaluation_has_the_precision_of_the_config(folders, tmp_path, monkeypatch, precision):
+    model = build_classifier("hiera_t", 3, embed_dim=8, stages=(1, 1, 1, 1), pos_embed_size=(8, 8))
+    torch.save({"model": model.state_dict()}, tmp_path / "a.pth")
+    seen = []
+
+    def accuracy(*args):
+        seen.append(torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None)
+        return {"top1": 0.0}
+
+    monkeypatch.setattr(classification, "accuracy", accuracy)
+    weights = f"train.init_checkpoint={tmp_path / 'a.pth'}"
+    precise = f"train.eval_precision={precision or 'null'}"
+    finetune.main(arguments(folders, tmp_path, weights, precise, eval_only=True))
+    assert seen == [torch.bfloat16 if precision else None]
 
 
 def test_evaluation_with_another_number_of_classes_raises(folders, tmp_path):

@@ -188,6 +188,9 @@ def test_resume_of_another_run_raises(images, tmp_path):
     train_mae.main(arguments(images, tmp_path, "train.max_iter=1"))
     with pytest.raises(ValueError, match="mask_ratio was 0.6 and is 0.5"):
         train_mae.main(arguments(images, tmp_path, "model.mask_ratio=0.5", resume=True))
+    # config.yaml is still that of the run, as the error says
+    assert load_config(tmp_path / "config.yaml").model.mask_ratio == 0.6
+    assert not (tmp_path / "config.1.yaml").exists()
 
 
 def test_resume_with_another_batch_goes_on_by_images_seen(images, tmp_path, caplog):
