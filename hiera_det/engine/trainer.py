@@ -175,7 +175,11 @@ class Trainer(SimpleTrainer):
         try:
             with torch.random.fork_rng(devices=[]):
                 batch = next(self._data_loader_iter)
-        except RuntimeError as error:  # the signal has ended the loader's workers too
+        except Exception as error:
+            # A signal may have ended the loader's workers too, and then it comes to this process
+            # before long; what a loader raises of workers that are gone is of many kinds.
+            if getattr(self.data_loader, "num_workers", 1):
+                time.sleep(0.5)
             if not self.stop_wish:
                 raise
             raise Stopped(self.stop_wish) from error
