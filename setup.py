@@ -47,6 +47,6 @@ setup(
     ],
     extras_require={
         "test": ["pytest", "timm", "hiera-transformer", "transformers", "yacs", "faster-coco-eval"],
-        "dev": ["ruff>=0.17,<0.18"],
+        "dev": ["ruff>=0.17,<0.18", "mypy>=1.10"],
     },
 )

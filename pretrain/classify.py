@@ -84,7 +84,9 @@ class ClassImages(Dataset):
         return image, self.labels[k]
 
 
-def build_test_loader(dataset: Dataset, batch_size: int = 64, num_workers: int = 4) -> DataLoader:
+def build_test_loader(
+    dataset: ClassImages, batch_size: int = 64, num_workers: int = 4
+) -> DataLoader:
     """All images once, a share per process, `batch_size` at a time."""
     return DataLoader(
         dataset,

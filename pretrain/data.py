@@ -17,6 +17,7 @@ from torchvision.transforms import v2
 from hiera_det.data.images import ImageFiles, center_crop, random_crop
 from hiera_det.data.loaders import SeededSampler
 
+from .classify import ClassImages
 from .masking import num_visible_units, random_keep_mask
 
 __all__ = ["PretrainImages", "build_pretrain_loader", "shapes_folder", "train_loader"]
@@ -76,7 +77,7 @@ class PretrainImages(Dataset):
 
 
 def build_pretrain_loader(
-    dataset: Dataset,
+    dataset: PretrainImages | ClassImages,
     total_batch_size: int,
     num_workers: int = 4,
     *,
@@ -106,6 +107,8 @@ def build_pretrain_loader(
 
 class StreamLoader(DataLoader):
     """A DataLoader over a stream of images of a folder, which knows their files."""
+
+    dataset: PretrainImages | ClassImages
 
     def names(self, first: int, count: int) -> list[str]:
         """The files of `count` images from number `first` of this loader on."""

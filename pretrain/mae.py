@@ -72,6 +72,9 @@ class FusionHead(nn.Conv2d):
 class MaskedAutoencoderHiera(Hiera):
     """Images to the loss of reconstructing what is masked."""
 
+    pixel_mean: Tensor  # (in_chans, 1, 1), as pixel_std
+    pixel_std: Tensor
+
     def __init__(
         self,
         *,
@@ -134,8 +137,8 @@ class MaskedAutoencoderHiera(Hiera):
                 f"each of in_chans={in_chans} channels"
             )
         for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
-            values = torch.tensor(list(values)).reshape(-1, 1, 1)  # (in_chans, 1, 1)
-            self.register_buffer(name, values, persistent=False)
+            table = torch.tensor(list(values)).reshape(-1, 1, 1)  # (in_chans, 1, 1)
+            self.register_buffer(name, table, persistent=False)
 
         self.multi_scale_fusion_heads = nn.ModuleList(
             FusionHead(self.embed_dims[i], dim, 2 ** (Q_POOL - i)) for i in range(Q_POOL)
@@ -162,8 +165,8 @@ class MaskedAutoencoderHiera(Hiera):
             elif isinstance(module, nn.LayerNorm | nn.Conv2d):
                 module.reset_parameters()
         nn.init.xavier_uniform_(self.patch_embed.proj.weight.flatten(1))  # a view: (C, 3 * 7 * 7)
-        for table in (self.mask_token, self.decoder_pos_embed):
-            nn.init.trunc_normal_(table, std=0.02)
+        for parameter in (self.mask_token, self.decoder_pos_embed):
+            nn.init.trunc_normal_(parameter, std=0.02)
         if decoder_pos_init == "sincos":
             height, width = (side // PATCH_SIZE for side in self.input_size)
             table = sincos_table(height, width, self.decoder_pos_embed.shape[-1])
@@ -209,7 +212,9 @@ class MaskedAutoencoderHiera(Hiera):
         size = (self.input_size[0] // PATCH_SIZE, self.input_size[1] // PATCH_SIZE)
         return absolute_units(self.decoder_pos_embed, size, grid, PER_SIDE)
 
-    def forward(self, images: Tensor, keep_mask: Tensor | None = None) -> MAEOutput:
+    def forward(  # type: ignore[override]  # not the trunk's maps
+        self, images: Tensor, keep_mask: Tensor | None = None
+    ) -> MAEOutput:
         """
         Args:
             images: (B, C, H, W), H and W multiples of 32: uint8, or float and normalised.

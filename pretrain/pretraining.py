@@ -89,7 +89,12 @@ class ReconstructionHook(HookBase):
     """
 
     def __init__(
-        self, model: nn.Module, images: Tensor, keep_mask: Tensor, period: int, folder: str
+        self,
+        model: MaskedAutoencoderHiera,
+        images: Tensor,
+        keep_mask: Tensor,
+        period: int,
+        folder: str,
     ):
         """
         Args:

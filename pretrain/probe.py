@@ -90,9 +90,7 @@ def probe_weights(
     if weights:
         load_init_checkpoint(trunk, weights)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    sets = [
-        ClassImages(train, cfg.model.input_size),
-        ClassImages(val, cfg.model.input_size, max_unreadable=0),  # every image counts
-    ]
-    loss = ClassificationLoss(len(sets[0].classes), cfg.model.pixel_mean, cfg.model.pixel_std)
-    return probe(trunk.to(device), *sets, loss.normalize, num_workers)
+    fitted = ClassImages(train, cfg.model.input_size)
+    others = ClassImages(val, cfg.model.input_size, max_unreadable=0)  # every image counts
+    loss = ClassificationLoss(len(fitted.classes), cfg.model.pixel_mean, cfg.model.pixel_std)
+    return probe(trunk.to(device), fitted, others, loss.normalize, num_workers)

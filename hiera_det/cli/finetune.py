@@ -41,7 +41,7 @@ def main(args: argparse.Namespace) -> None:
     cfg = load_run_config(args)
     dataset = complete_config(cfg, with_train=not args.eval_only)
     open_run(cfg, args)
-    if args.eval_only:
+    if dataset is None:  # --eval-only
         run_evaluation(cfg)
     else:
         run_finetuning(cfg, dataset, args.resume)

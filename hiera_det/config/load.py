@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 from detectron2.config import LazyConfig
@@ -88,10 +89,11 @@ def _complete(cfg: DictConfig) -> None:
             if raw_value(cfg, new) is None and not _is_formula(value):
                 OmegaConf.update(cfg, new, value, force_add=True)
             parent, key = old.rsplit(".", 1)
-            del find_node(cfg, parent)[key]
-    for key, value in run_defaults().items_ex(resolve=False):
-        if key not in cfg.train:
-            cfg.train[key] = value
+            node: Any = find_node(cfg, parent)
+            del node[key]
+    for name, value in run_defaults().items_ex(resolve=False):
+        if name not in cfg.train:
+            cfg.train[name] = value
     # What engine/checks.py compares the rate with that an override of rate or batch leaves.
     if cfg.train.lr_scaling.get("base_lr") is None:
         cfg.train.lr_scaling.base_lr = raw_value(cfg, "optimizer.lr")

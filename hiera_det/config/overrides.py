@@ -68,7 +68,8 @@ def _parse(cfg: DictConfig, text: str) -> tuple[str, Any, bool, bool]:
     if plain and not isinstance(value, str | None | dict | list) and _holds_text(cfg, key):
         return key, plain[3], is_new, True
     if override.is_sweep_override():
-        raise ValueError(f"override {text!r} is several values; a list is {key}=[{plain[3]}]")
+        values = text.partition("=")[2]
+        raise ValueError(f"override {text!r} is several values; a list is {key}=[{values}]")
     return key, value, is_new, False
 
 

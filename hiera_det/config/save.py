@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from detectron2.config import LazyConfig
 from detectron2.utils.registry import _convert_target_to_string
-from omegaconf import DictConfig, ListConfig, OmegaConf, SCMode
+from omegaconf import DictConfig, OmegaConf, SCMode
 from omegaconf.errors import InterpolationToMissingValueError
 
 from .resolvers import FORMULAS, ON_DEMAND
@@ -46,7 +46,9 @@ def resolved(cfg: DictConfig) -> DictConfig:
             continue
     for key in PATHS:
         value, node = raw_value(cfg, key), find_node(cfg, key)
-        if not isinstance(value, str) or node._is_missing() or node._is_interpolation():
+        if node is None or not isinstance(value, str):
+            continue
+        if node._is_missing() or node._is_interpolation():
             continue
         if value and "://" not in value:
             OmegaConf.update(cfg, key, os.path.abspath(os.path.expanduser(value)))
@@ -87,8 +89,8 @@ def _targets_as_paths(content: Any) -> Any:
     }
 
 
-def _interpolations(node: DictConfig | ListConfig) -> Iterator[tuple[Any, Any, str]]:
-    """(parent, key, text) of every interpolation under a config."""
+def _interpolations(node: Any) -> Iterator[tuple[Any, Any, str]]:
+    """(parent, key, text) of every interpolation under a DictConfig or ListConfig."""
     keys = node.keys() if isinstance(node, DictConfig) else range(len(node))
     for key in list(keys):
         child = node._get_node(key)

@@ -140,7 +140,8 @@ def _hint(value: Any, rule: Rule) -> str:
 
 
 def _leaves(cfg: DictConfig, prefix: str) -> Iterator[tuple[str, Any]]:
-    for key, value in OmegaConf.to_container(cfg, resolve=False).items():
+    content: Any = OmegaConf.to_container(cfg, resolve=False)
+    for key, value in content.items():
         if isinstance(value, dict):
             yield from _leaves(OmegaConf.create(value), f"{prefix}{key}.")
         elif not (isinstance(value, str) and "${" in value):

@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from .findings import Findings, show
 from .rle import rle_runs
@@ -270,7 +270,7 @@ class AnnotationChecker:
             group[kind] = finding
 
 
-def _has_size(image: dict | None) -> bool:
+def _has_size(image: dict | None) -> TypeGuard[dict]:
     return image is not None and is_side(image.get("width")) and is_side(image.get("height"))
 
 

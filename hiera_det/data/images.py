@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 import torch
 from detectron2.utils.file_io import PathManager
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 from torchvision.transforms import v2
 
 __all__ = [
@@ -169,7 +169,7 @@ def _choose_page(image: Image.Image, path: str | os.PathLike, page: int | None) 
     image.seek(page)
 
 
-def _is_deep(image: Image.Image) -> bool:
+def _is_deep(image: ImageFile.ImageFile) -> bool:
     """Whether the file holds more than 8 bits per channel; before it is decoded."""
     if image.mode.startswith(("I", "F")):
         return True
@@ -227,7 +227,7 @@ def _scaled(
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
     try:
-        return UPRIGHT.get(image.getexif().get(ORIENTATION))
+        return UPRIGHT.get(image.getexif().get(ORIENTATION, 1))
     except Exception:  # damaged metadata; the pixels may well be intact
         return None
 

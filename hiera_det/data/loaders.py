@@ -8,7 +8,7 @@ what was drawn before, so a resumed run continues with the samples of an uninter
 import contextlib
 import logging
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -106,7 +106,7 @@ class MappedDataset(Dataset):
     its place; that too depends on the seed alone.
     """
 
-    def __init__(self, dataset: Dataset, mapper: Callable[[Any], Any] | None = None):
+    def __init__(self, dataset: Sequence[Any], mapper: Callable[[Any], Any] | None = None):
         """
         Args:
             dataset: indexable.

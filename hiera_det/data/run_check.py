@@ -3,6 +3,7 @@ both against the config."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
@@ -38,17 +39,16 @@ def check_run(cfg: DictConfig, with_train: bool = True) -> Report | None:
         ValueError: an unknown name.
     """
     # An evaluation asks for nothing of the training data, which may be on another machine.
-    splits = ("train", "test") if with_train else ("test",)
-    names = {split: dataset_names(cfg, split) for split in splits}
-    if None in names.values():
+    train = dataset_names(cfg, "train") if with_train else []
+    val = dataset_names(cfg, "test")
+    if train is None or val is None:
         return None
     num_classes = OmegaConf.select(cfg, "model.roi_heads.num_classes")
-    train = names["train"] if with_train else []
     page = OmegaConf.select(cfg, "dataloader.page")
-    report = check_train_and_val(train, names["test"], num_classes, needs_masks(cfg), page)
+    report = check_train_and_val(train, val, num_classes, needs_masks(cfg), page)
     found = Findings("config")
     _check_tasks(cfg, with_train, found)
-    _check_caps(cfg, report, names["test"], found)
+    _check_caps(cfg, report, val, found)
     report.merge(found.report())
     return report
 
@@ -152,7 +152,7 @@ def check_train_and_val(
     Raises:
         ValueError: an unknown name.
     """
-    options = dict(num_classes=num_classes, need_masks=need_masks, page=page)
+    options: dict[str, Any] = dict(num_classes=num_classes, need_masks=need_masks, page=page)
     report = Report()
     for split, names in (("train", train_names), ("val", val_names)):
         for name in [names] if isinstance(names, str) else names:
@@ -218,11 +218,13 @@ def check_dataset(
         ValueError: an unknown name or `split`.
     """
     check_split(split)
-    options = dict(num_classes=num_classes, need_masks=need_masks, split=split, page=page)
-    name = name_or_dicts if isinstance(name_or_dicts, str) else None
-    if name is None:
+    options: dict[str, Any] = dict(
+        num_classes=num_classes, need_masks=need_masks, split=split, page=page
+    )
+    if not isinstance(name_or_dicts, str):
         content = _as_coco(name_or_dicts, None)
         return check_coco_content(content, "dataset dicts", "", **options)
+    name = name_or_dicts
     json_file = _json_file(name)
     if json_file is None:
         content = _as_coco(DatasetCatalog.get(name), MetadataCatalog.get(name).get("thing_classes"))

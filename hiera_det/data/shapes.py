@@ -48,6 +48,7 @@ def _uncompressed_rle(mask: np.ndarray) -> dict:
 
 def _annotation(thing: ShapeObject) -> dict:
     """An entry of COCO's "annotations", without its ids."""
+    segmentation: dict | list[list[float]]
     if thing.is_crowd:
         mask = coverage(thing.visible) >= 0.5
         box, segmentation = list(cv2.boundingRect(mask.view(np.uint8))), _uncompressed_rle(mask)

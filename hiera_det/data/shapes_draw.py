@@ -224,7 +224,7 @@ class _Canvas:
         before = owners.copy()
         np.copyto(owners, len(self.full_area), where=mask.view(bool))
         hidden = np.bincount(before[mask.view(bool)], minlength=1)
-        if any(self._is_spoilt(label) for label in np.flatnonzero(hidden[1:]) + 1):
+        if any(self._is_spoilt(label) for label in (np.flatnonzero(hidden[1:]) + 1).tolist()):
             owners[:] = before
             return False
         self.full_area.append(area)

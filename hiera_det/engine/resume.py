@@ -227,7 +227,7 @@ class RunFacts:
         now["images_seen"] += max(done, 0) * now["total_batch_size"]
         return self.facts | now
 
-    def check(self, state: Mapping[str, Any], path: Path) -> None:
+    def check(self, state: Mapping[str, Any], path: Path | None) -> None:
         """
         Raises:
             ValueError: the checkpoint says otherwise.

@@ -31,6 +31,8 @@ class NonFiniteError(FloatingPointError):
 class Stopped(SystemExit):
     """The run was told to stop by a signal; the exit status is 128 + its number."""
 
+    code: int
+
 
 def model_losses(model: nn.Module, batch: Any) -> Mapping[str, Tensor]:
     """The losses that a model returns for a batch, as Detectron2's detectors do."""
@@ -44,6 +46,12 @@ def to_device(batch: Any, device: torch.device) -> Any:
     if isinstance(batch, list | tuple) and all(isinstance(x, Tensor) for x in batch):
         return [x.to(device, non_blocking=True) for x in batch]
     return batch
+
+
+def _total(losses: Mapping[str, Tensor]) -> Tensor:
+    """The sum of the losses, of which there is one at least."""
+    first, *others = losses.values()
+    return sum(others, first)
 
 
 def _file_names(batch: Any) -> list[str]:
@@ -104,7 +112,7 @@ class Trainer(SimpleTrainer):
         self.loss = loss
         self.num_steps = num_steps
         self.images_per_iteration = images_per_iteration
-        self.dtype = PRECISIONS.get(precision)
+        self.dtype = None if precision is None else PRECISIONS[precision]
         self.clip_grad_norm = clip_grad_norm
         self.grad_scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
         self.num_skipped = 0  # steps in a row
@@ -159,7 +167,7 @@ class Trainer(SimpleTrainer):
                 totals[name] = totals.get(name, 0.0) + value.detach()
         self.after_backward()
         norm = self._gradient_norm()
-        if self._may_step(sum(totals.values()), norm):
+        if self._may_step(_total(totals), norm):
             self._write_metrics(totals, data_time)
             self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
@@ -175,7 +183,11 @@ class Trainer(SimpleTrainer):
         try:
             with torch.random.fork_rng(devices=[]):
                 batch = next(self._data_loader_iter)
-        except RuntimeError as error:  # the signal has ended the loader's workers too
+        except Exception as error:
+            # A signal may have ended the loader's workers too, and then it comes to this process
+            # before long; what a loader raises of workers that are gone is of many kinds.
+            if getattr(self.data_loader, "num_workers", 1):
+                time.sleep(0.5)
             if not self.stop_wish:
                 raise
             raise Stopped(self.stop_wish) from error
@@ -188,7 +200,7 @@ class Trainer(SimpleTrainer):
         if isinstance(losses, Tensor):
             losses = {"loss": losses}
         losses = {name: value / self.num_steps for name, value in losses.items()}
-        self.grad_scaler.scale(sum(losses.values())).backward()
+        self.grad_scaler.scale(_total(losses)).backward()
         return losses
 
     def _gradient_norm(self) -> Tensor:

@@ -39,7 +39,7 @@ class HieraClassifier(Hiera):
         self.head.projection.weight.data.mul_(0.001)
         self.head.projection.bias.data.mul_(0.001)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:  # type: ignore[override]  # not the trunk's maps
         outputs, _ = self.forward_units(images)
         return self.head(self.norm(outputs[-1].mean(dim=(1, 2))))  # (B, U, n, C) -> (B, C)
 

@@ -279,7 +279,7 @@ class Hiera(nn.Module):
 
     def _spread_drop_path(self) -> None:
         for i, block in enumerate(self.blocks):
-            block.drop_path.drop_prob = self.drop_path_rate * i / max(self.depth - 1, 1)
+            block.drop_path.drop_prob = self.drop_path_rate * i / max(self.depth - 1, 1)  # type: ignore[union-attr]
 
     def _init_pos_embed(self, kind: str, size: Sequence[int] | None, embed_dim: int) -> None:
         if kind not in POS_EMBEDS:
@@ -370,11 +370,11 @@ class Hiera(nn.Module):
     def _run_blocks(self, x: Tensor, grid: Grid, num_visible: int | None) -> list[Tensor]:
         outputs = []
         side = 1  # of the groups that x stands in, in units
-        extents = block_extents([block.window for block in self.blocks], grid, num_visible)
+        extents = block_extents([block.window for block in self.blocks], grid, num_visible)  # type: ignore[misc]
         for i, (block, extent) in enumerate(zip(self.blocks, extents, strict=True)):
             x = regroup(x, grid, side, extent.side)
             side = extent.side
-            if self.act_checkpoint[block.stage] and self.training:
+            if self.act_checkpoint[block.stage] and self.training:  # type: ignore[index]
                 x = checkpoint(block, x, extent, use_reentrant=False)
             else:
                 x = block(x, extent)

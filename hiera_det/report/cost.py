@@ -4,6 +4,8 @@ Both are properties of the shapes alone, so models are built and run on the `met
 memory, no arithmetic, a second even for the largest.
 """
 
+from typing import Any
+
 import torch
 from detectron2.config import instantiate
 from omegaconf import DictConfig
@@ -61,9 +63,12 @@ def count_macs(
         num_masks: that pass the mask head, if there is one.
     """
     _, trunk = find_trunk(model)
-    heads = model.roi_heads
+    # Detectron2's modules, of either make
+    backbone: Any = model.backbone
+    rpn: Any = model.proposal_generator
+    heads: Any = model.roi_heads
     device = next(model.parameters()).device
-    divisor = max(1, model.backbone.size_divisibility)
+    divisor = max(1, backbone.size_divisibility)
     side = -(-image_size // divisor) * divisor
     marks = []  # operations (2 a multiply-add) after each part
     with FlopCounterMode(display=False) as counter:
@@ -72,10 +77,9 @@ def count_macs(
             marks.append(counter.get_total_flops())
 
         after_trunk = trunk.register_forward_hook(mark)
-        features = model.backbone(torch.empty(1, 3, side, side, device=device))
+        features = backbone(torch.empty(1, 3, side, side, device=device))
         after_trunk.remove()
         mark()
-        rpn = model.proposal_generator
         rpn.rpn_head([features[name] for name in rpn.in_features])
         mark()
         channels = features[heads.box_in_features[0]].shape[1]

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import cast
 
 import numpy as np
 from detectron2.config import instantiate
@@ -13,7 +14,7 @@ from torch import nn
 
 from hiera_det.checkpoint import load_init_checkpoint
 from hiera_det.data.run_check import check_run, dataset_names
-from hiera_det.modeling.hiera import Hiera
+from hiera_det.modeling.hiera import Hiera, HieraBlock
 from hiera_det.modeling.units import UNIT_PIXELS, UNIT_SIZE
 from hiera_det.modeling.variants import find_trunk
 from hiera_det.report.cost import PARTS, count_macs, count_parameters, meta_model, part_of
@@ -69,7 +70,7 @@ def block_table(trunk: Hiera, image_size: int) -> list[str]:
     units = -(-image_size // UNIT_PIXELS)
     lines = ["block stage   dim heads  tokens    window pool drop path"]
     side = UNIT_SIZE  # tokens on a side of a unit, before the block
-    for i, block in enumerate(trunk.blocks):
+    for i, block in enumerate(cast(Iterable[HieraBlock], trunk.blocks)):
         tokens = units * side
         if block.window == 0:
             window = "global"
@@ -94,7 +95,7 @@ def block_table(trunk: Hiera, image_size: int) -> list[str]:
 def _parameters(cfg: DictConfig, model: nn.Module) -> list[str]:
     prefix, _ = find_trunk(model)
     total = count_parameters(model)
-    frozen = Counter()
+    frozen: Counter[str] = Counter()
     for name, parameter in model.named_parameters():
         frozen[part_of(name, prefix)] += 0 if parameter.requires_grad else parameter.numel()
     size = cfg.dataloader.image_size
@@ -225,7 +226,8 @@ def _data(cfg: DictConfig) -> list[str]:
     lines = str(report).splitlines()
     for split in ("train", "test"):
         records = instantiate(cfg.dataloader[split].dataset)
-        classes = MetadataCatalog.get(dataset_names(cfg, split)[0]).get("thing_classes", [])
+        names = dataset_names(cfg, split)
+        classes = MetadataCatalog.get(names[0]).get("thing_classes", []) if names else []
         lines += ["", f"{split}: {len(records):,} images are used", *_statistics(records, classes)]
         expected = cfg.train.epoch_images
         if split == "train" and abs(len(records) - expected) > 0.05 * expected:
@@ -248,7 +250,7 @@ def _statistics(records: Sequence[dict], classes: Sequence[str]) -> list[str]:
     per_image = len(objects) / len(records)
     counts = Counter({k: 0 for k in range(len(classes))})
     counts.update(a["category_id"] for a in objects)
-    ranked = [(classes[k] if k < len(classes) else k, n) for k, n in counts.most_common()]
+    ranked = [(classes[k] if k < len(classes) else str(k), n) for k, n in counts.most_common()]
     return [
         f"longer side of the images: {longest.min()} to {longest.max()} px, "
         f"median {np.median(longest):.0f}",

@@ -35,11 +35,12 @@ def class_colors(metadata: Metadata, num_classes: int) -> list[Color]:
         num_classes: how many colours.
     """
     known = metadata.get("thing_colors") or []
-    colors = [tuple(int(value) for value in color) for color in known[:num_classes]]
+    colors = [(int(red), int(green), int(blue)) for red, green, blue in known[:num_classes]]
     for k in range(len(colors), num_classes):
         # Steps of the golden ratio around the circle keep all hues apart, however many there are.
         rgb = colorsys.hsv_to_rgb(k * GOLDEN_RATIO % 1, (0.9, 0.6)[k % 2], (0.95, 0.8)[k // 2 % 2])
-        colors.append(tuple(round(255 * value) for value in rgb))
+        red, green, blue = (round(255 * value) for value in rgb)
+        colors.append((red, green, blue))
     return colors
 
 
@@ -88,9 +89,10 @@ def draw_instances(
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1)
     order = areas.argsort(descending=True, stable=True).tolist()
     picture = torch.tensor(np.ascontiguousarray(image)).permute(2, 0, 1)  # (3, H, W), a copy
-    for k in order if masks is not None else []:
-        is_filled = outlined is None or not outlined[k]
-        _draw_mask(picture, torch.as_tensor(masks[k]).bool(), colors[k], line_width, is_filled)
+    if masks is not None:
+        for k in order:
+            is_filled = outlined is None or not outlined[k]
+            _draw_mask(picture, torch.as_tensor(masks[k]).bool(), colors[k], line_width, is_filled)
     picture = draw_bounding_boxes(
         picture, _drawable(boxes[order]), colors=[colors[k] for k in order], width=line_width
     )
@@ -261,12 +263,12 @@ def _draw_scaled(
         soft = F.interpolate(masks[:, None].float(), (height, width), mode="bilinear")[:, 0]
         masks = soft >= 0.5
     names = metadata.get("thing_classes") or []
-    classes = classes.tolist()
-    labels = [names[k] if k < len(names) else f"class {k}" for k in classes]
+    numbers = classes.tolist()
+    labels = [names[k] if k < len(names) else f"class {k}" for k in numbers]
     if crowds is not None:
         labels = [f"{n} (crowd)" if crowd else n for n, crowd in zip(labels, crowds, strict=True)]
-    palette = class_colors(metadata, max([*classes, 0]) + 1)
-    colors = [palette[k] for k in classes]
+    palette = class_colors(metadata, max([*numbers, 0]) + 1)
+    colors = [palette[k] for k in numbers]
     return draw_instances(
         resized,
         boxes * scale,

@@ -2,10 +2,12 @@
 
 import importlib
 import inspect
+import json
 import math
 from collections import defaultdict
 from pathlib import Path
 
+from detectron2.config import LazyConfig
 from detectron2.utils.events import EventWriter, get_event_storage
 from omegaconf import DictConfig, OmegaConf
 
@@ -43,7 +45,8 @@ class ExperimentWriter(EventWriter):
                 "out (metrics.json and TensorBoard are written in any case)"
             ) from error
         folder = Path(cfg.train.output_dir)
-        config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+        saved = OmegaConf.to_container(LazyConfig.load(str(folder / "config.yaml")))
+        config = json.loads(json.dumps(saved, default=str))  # plain values alone
         takes_folder = "dir" in inspect.signature(self._tracker.init).parameters  # wandb's does
         place = {"dir": str(folder)} if takes_folder else {}
         self._tracker.init(project="hiera_det", name=folder.resolve().name, config=config, **place)

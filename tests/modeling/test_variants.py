@@ -131,6 +131,6 @@ def test_the_variant_alone_makes_one_config_of_another(variant):
     leaf = load_config(f"COCO/mask_rcnn_{variant}")
     trunks = [meta(instantiate, cfg.model.backbone.bottom_up.trunk) for cfg in (changed, leaf)]
     assert facts(trunks[0]) == facts(trunks[1]) == facts(meta(build_detection_hiera, variant))
-    with pytest.raises(ValueError, match="variant=None is none of"):
+    with pytest.raises(ValueError, match="variant=null must be one of"):
         empty = load_config("COCO/mask_rcnn_hiera_b", [f"{key}.variant=null"])
         instantiate(empty.model.backbone.bottom_up.trunk)
