@@ -9,6 +9,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 __all__ = ["VERBS", "console", "main"]
 
@@ -25,6 +26,13 @@ VERBS = {
     "benchmark": "speed and memory beside other implementations",
     "plot": "draw the curves of a run",
 }
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, as all errors of users."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}; {self.prog} --help shows the options\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: hiera-det has no verb {verb!r}; {hint}", file=sys.stderr)
         return 2
     module = importlib.import_module(f"hiera_det.cli.{verb.replace('-', '_')}")
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=f"hiera-det {verb}",
         description=module.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -122,6 +122,23 @@ def test_mistakes_are_one_line_and_exit_2(argv, text, tmp_path, monkeypatch, cap
     assert "Traceback" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "argv, text",
+    [
+        (["train"], "required: --config-file"),
+        (["train", "--config-file", "a.py", "--num-gpus", "x"], "invalid int value: 'x'"),
+        (["benchmark", "nothing"], "invalid choice: 'nothing'"),
+        (["analyze"], "required"),
+    ],
+)
+def test_wrong_options_are_one_line_and_exit_2(argv, text, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(argv)
+    err = capsys.readouterr().err
+    assert stop.value.code == 2 and err.startswith("error: ") and len(err.splitlines()) == 1
+    assert text in err and f"hiera-det {argv[0]} --help" in err
+
+
 def test_a_bug_keeps_its_traceback(monkeypatch, capsys):
     """A ValueError from the depths of a library is not the user's."""
     import numpy as np
@@ -147,7 +164,7 @@ def test_a_slip_of_ours_keeps_its_traceback(capsys):
 
 
 def test_what_resolvers_raise(tmp_path, capsys):
-    """A user's JSON is one line without OmegaConf's account of it; a slip in a resolver is a bug."""
+    """A user's JSON is one line without OmegaConf's account of it; a slip in one is a bug."""
     from omegaconf import OmegaConf
 
     import hiera_det.config  # noqa: F401  registers them
