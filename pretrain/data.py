@@ -1,4 +1,4 @@
-"""Folders of images as an endless stream of crops and masks.
+"""Pretraining data: folders of images as an endless stream of crops and masks.
 
 Crop, flip and mask of a sample depend on its seed alone (`hiera_det.data.loaders`).
 """

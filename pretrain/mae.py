@@ -215,7 +215,8 @@ class MaskedAutoencoderHiera(Hiera):
     def forward(  # type: ignore[override]  # not the trunk's maps
         self, images: Tensor, keep_mask: Tensor | None = None
     ) -> MAEOutput:
-        """
+        """Images to the loss of their hidden patches, and all predictions.
+
         Args:
             images: (B, C, H, W), H and W multiples of 32: uint8, or float and normalised.
             keep_mask: (B, U) bool over units in raster order, True where visible, the same count

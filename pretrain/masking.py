@@ -1,4 +1,4 @@
-"""Which mask units are seen. One polarity everywhere: `keep_mask`, True where visible."""
+"""Random masks over mask units. One polarity everywhere: `keep_mask`, True where visible."""
 
 import torch
 from torch import Tensor

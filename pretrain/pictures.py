@@ -1,4 +1,4 @@
-"""Reconstructions beside their images."""
+"""Pictures of reconstructions beside their images, as PNG files."""
 
 from pathlib import Path
 

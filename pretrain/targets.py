@@ -1,4 +1,4 @@
-"""What a masked patch is to be predicted as: its pixels, or histograms of its gradients.
+"""Prediction targets of masked patches: normalised pixels, or HOG (gradient histograms).
 
 Shape legend: B images, C channels, N patches of p x p px (p = 16) in raster order, P numbers of a
 patch.

@@ -1,4 +1,4 @@
-"""Weights into the autoencoder, and its encoder out of it."""
+"""Loading of weights into the autoencoder, and the facts that its own checkpoints hold."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""What a run is, in plain values. Keys are Detectron2's; the last group is ours."""
+"""`train`: all plain values of a run. Keys are Detectron2's; the last group is ours."""
 
 train = dict(
     output_dir="./output",

@@ -1,4 +1,4 @@
-"""A checkpoint into a model: everything fits, or one error that names the tensors and the fix.
+"""Loading of weights into a model: all fit, or one error names the tensors and the fix.
 
 Detectron2 matches what it can and warns about the rest; a detector then trains from random weights
 with healthy losses. Here the verdict is one line, and what the file should have filled but did not

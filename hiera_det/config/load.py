@@ -1,4 +1,4 @@
-"""A config from its file: complete, overridden and checked."""
+"""Loading of a config from its file: completed, overridden and checked."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -82,7 +82,7 @@ RULES = {
     "train.clip_grad_norm": NOT_NEGATIVE,
     "train.num_pictures": AT_LEAST_0,
     "train.images_per_process": _or_null(AT_LEAST_1),
-    "train.ema.decay": Rule((int, float), "a number from 0 to below 1", lambda v: 0 <= v < 1),
+    "train.ema.decay": Rule((int, float), "a number between 0 and 1", lambda v: 0 < v < 1),
     "train.early_stop.patience": AT_LEAST_0,
     "train.lr_scaling.rule": _one_of("none", "linear", "sqrt"),
     "train.lr_scaling.base_batch_size": AT_LEAST_1,

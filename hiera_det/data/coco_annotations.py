@@ -1,4 +1,4 @@
-"""The rules on the annotations of a COCO content: ids, boxes, polygons, RLE masks."""
+"""Rules on COCO annotations: ids, boxes, polygons, RLE masks."""
 
 import math
 from collections import Counter

@@ -1,4 +1,4 @@
-"""What is wrong with a COCO-format dataset, found before a run.
+"""Check of a COCO-format dataset: its faults, by image and annotation, with their fixes.
 
 Most faults of a dataset do not stop Detectron2: instances are dropped without a word, classes are
 mixed up, or a worker dies hours into the run. Here each becomes a finding that names the file, the
@@ -48,7 +48,7 @@ def check_coco_json(
         page: of image files that hold several, which one is meant; None refuses those.
 
     Returns:
-        What was found; call its ``raise_if_errors``. Nothing is raised for a bad dataset here.
+        What was found; call its `raise_if_errors`. Nothing is raised for a bad dataset here.
 
     Raises:
         ValueError: an unknown `split`.

@@ -1,4 +1,4 @@
-"""COCO's average precision on files that lack what COCO's own always have."""
+"""COCO evaluator (average precision) for files that lack what COCO's own always have."""
 
 import contextlib
 import io
@@ -13,9 +13,9 @@ __all__ = ["COCOEvaluator"]
 class COCOEvaluator(detectron2.evaluation.COCOEvaluator):
     """Detectron2's COCOEvaluator, whose ground truth is completed in memory.
 
-    Scoring needs ``area`` and ``iscrowd`` of every annotation, and takes the annotation id 0 for
+    Scoring needs `area` and `iscrowd` of every annotation, and takes the annotation id 0 for
     "no match"; training needs none of that, and many tools that write COCO's format leave it out.
-    Here ``iscrowd`` is 0 where it is missing, ``area`` that of the mask (of the box where there is
+    Here `iscrowd` is 0 where it is missing, `area` that of the mask (of the box where there is
     none), and annotations are numbered from 1. The file stays as it is, and a complete one gives
     the same numbers to the bit.
 

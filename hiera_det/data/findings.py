@@ -75,7 +75,8 @@ class Report:
         self.max_objects |= other.max_objects
 
     def raise_if_errors(self) -> None:
-        """
+        """Raises one error with the whole list, if there are errors.
+
         Raises:
             FileNotFoundError: all that is wrong is that files are missing.
             ValueError: there are other errors. Both carry the whole list.

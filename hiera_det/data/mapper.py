@@ -1,4 +1,4 @@
-"""From a dataset dict to an input of the model, with pixels of any depth and masks of any kind."""
+"""Dataset mapper: dataset dicts to inputs of the model; pixels of any depth, masks of any kind."""
 
 import copy
 from collections.abc import Sequence

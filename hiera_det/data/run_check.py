@@ -1,5 +1,4 @@
-"""What is wrong with the datasets of a run: registered ones, training against validation, and
-both against the config."""
+"""Check of the datasets of a run: one by one, training against validation, both with the config."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,11 +28,11 @@ def check_run(cfg: DictConfig, with_train: bool = True) -> Report | None:
     """Reads the datasets that a config names, and compares them with its model and evaluation.
 
     Args:
-        cfg: with ``dataloader.{train,test}.dataset.names``.
+        cfg: with `dataloader.{train,test}.dataset.names`.
         with_train: False looks at the validation data alone.
 
     Returns:
-        What was found; call its ``raise_if_errors``. None where the config names no datasets.
+        What was found; call its `raise_if_errors`. None where the config names no datasets.
 
     Raises:
         ValueError: an unknown name.
@@ -54,7 +53,7 @@ def check_run(cfg: DictConfig, with_train: bool = True) -> Report | None:
 
 
 def dataset_names(cfg: DictConfig, split: str) -> list[str] | None:
-    """The registered datasets of ``dataloader.train`` or ``dataloader.test``, if it names any."""
+    """The registered datasets of `dataloader.train` or `dataloader.test`, if it names any."""
     names = OmegaConf.select(cfg, f"dataloader.{split}.dataset.names")
     return names if names is None else list(names) if isinstance(names, ListConfig) else [names]
 
@@ -141,13 +140,13 @@ def check_train_and_val(
     differ in that, the loss looks healthy and the AP is that of other classes.
 
     Args:
-        train_names, val_names: registered names, ``dataloader.{train,test}.dataset.names``.
+        train_names, val_names: registered names, `dataloader.{train,test}.dataset.names`.
         num_classes: of the model, if they are to agree.
         need_masks: whether every object needs a mask.
         page: see `check_coco_json`.
 
     Returns:
-        What was found; call its ``raise_if_errors``.
+        What was found; call its `raise_if_errors`.
 
     Raises:
         ValueError: an unknown name.

@@ -60,7 +60,8 @@ class RunCheckpointer(DetectionCheckpointer):
 
 
 def check_free_space(folder: Path, needed: int, what: str) -> None:
-    """
+    """Checks that a folder has room for a file.
+
     Raises:
         DiskFullError: `folder` has fewer than `needed` bytes free.
     """

@@ -34,7 +34,8 @@ def choose_device(cfg: DictConfig) -> None:
 
 
 def check_is_detector(cfg: DictConfig) -> None:
-    """
+    """Checks that a config is one of detection.
+
     Raises:
         ValueError: a config of something else, which training would end with far from the reason.
     """

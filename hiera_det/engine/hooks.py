@@ -1,4 +1,4 @@
-"""Hooks that Detectron2 has not got."""
+"""Hooks of a run: seeds, memory, averaged weights, evaluation, metrics, signals."""
 
 import contextlib
 import logging

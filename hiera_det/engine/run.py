@@ -1,4 +1,4 @@
-"""A run: its config and folder made ready, and the one loop of hooks that trains everything."""
+"""Training loop: `fit` with its list of hooks, after the config and folder of a run are ready."""
 
 import inspect
 import logging

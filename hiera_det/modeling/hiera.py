@@ -312,8 +312,10 @@ class Hiera(nn.Module):
         return {name for name, _ in self.named_parameters(recurse=False) if "pos_embed" in name}
 
     def keep_stages(self, count: int) -> None:
-        """Removes all stages after the first `count`: their blocks are not run and have no
-        parameters. Drop path then rises to the last block that is left."""
+        """Removes all stages after the first `count`, with their blocks and parameters.
+
+        Drop path then rises to the last block that is left.
+        """
         self.stage_ends = self.stage_ends[:count]
         self.embed_dims, self.strides = self.embed_dims[:count], self.strides[:count]
         self.depth = self.stage_ends[-1] + 1
@@ -383,7 +385,8 @@ class Hiera(nn.Module):
         return outputs
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """
+        """Images to one feature map per stage.
+
         Args:
             images: (B, in_chans, H, W), normalised; any H and W. What is no multiple of 32 is
                 padded with zeros right and below, and the maps are cropped.

@@ -102,7 +102,8 @@ def pool_tokens(x: Tensor) -> Tensor:
 
 
 def check_keep_mask(keep_mask: Tensor, batch: int, grid: Grid) -> None:
-    """
+    """Checks that a mask keeps the same number of units in every row.
+
     Raises:
         ValueError: no bool mask (B, U), or rows that keep different numbers of units, or none.
     """

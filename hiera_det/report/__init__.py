@@ -1,1 +1,1 @@
-"""What a person looks at: the dry run, costs, the progress line, curves, pictures."""
+"""Reports for people: the dry run, costs, the progress line, curves, pictures."""

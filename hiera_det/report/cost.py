@@ -1,4 +1,4 @@
-"""What a detector costs: parameters and multiply-adds, by part.
+"""Costs of a detector: parameters and multiply-adds (FLOPs in papers), by part.
 
 Both are properties of the shapes alone, so models are built and run on the `meta` device: no
 memory, no arithmetic, a second even for the largest.

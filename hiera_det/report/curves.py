@@ -1,4 +1,4 @@
-"""Curves of a run, from the ``metrics.json`` that Detectron2 writes."""
+"""Curves of a run, from the `metrics.json` that Detectron2 writes."""
 
 import json
 import os
@@ -12,7 +12,7 @@ MAX_POINTS = 1000  # of a loss; longer curves are averaged in bins
 
 
 def read_metrics(metrics_file: str | os.PathLike) -> dict[str, Curve]:
-    """The curves in a ``metrics.json``: by name, iterations in rising order and a value for each.
+    """The curves in a `metrics.json`: by name, iterations in rising order and a value for each.
 
     A resumed run appends to the file and repeats the iterations since its checkpoint: the last
     value stands. A last line that was cut short is left out.
@@ -83,11 +83,11 @@ def plot_metrics(metrics_file: str | os.PathLike, png_file: str | os.PathLike) -
     """Draws losses, learning rate and, where they are there, AP, accuracy and speed as one PNG.
 
     Args:
-        metrics_file: ``metrics.json`` of a run, also of one that is under way or was resumed.
+        metrics_file: `metrics.json` of a run, also of one that is under way or was resumed.
         png_file: the picture; its folder is created if missing.
 
     Returns:
-        ``png_file``.
+        `png_file`.
 
     Raises:
         FileNotFoundError, ValueError: see `read_metrics`.

@@ -1,4 +1,4 @@
-"""What a run would do, as a text, without doing it."""
+"""Dry run: everything that a training run builds, described as a text."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -123,7 +123,8 @@ def _weights(cfg: DictConfig, model: nn.Module) -> list[str]:
 
 # ----------------------------------------------------------------------------------- optimizer
 def check_groups(model: nn.Module, groups: Iterable[dict], base_lr: float) -> None:
-    """
+    """Checks optimizer groups: every trainable parameter in one, no rate above `base_lr`.
+
     Raises:
         ValueError: a trainable parameter is in no group or in more than one, a frozen one is in a
             group, or a group learns faster than `base_lr` (layer decay told a wrong depth).

@@ -1,4 +1,4 @@
-"""The line that is printed while a run goes on."""
+"""Progress line of a run: iteration, ETA, losses, learning rate, time and memory."""
 
 import datetime
 import logging

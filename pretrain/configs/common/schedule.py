@@ -1,4 +1,4 @@
-"""What pretraining and fine-tuning share: a run's values, AdamW, and warm-up with a cosine."""
+"""Schedule of pretraining and fine-tuning: a run's values, AdamW, and warm-up with a cosine."""
 
 import torch
 from detectron2.config import LazyCall as L
