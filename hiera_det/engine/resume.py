@@ -228,7 +228,8 @@ class RunFacts:
         return self.facts | now
 
     def check(self, state: Mapping[str, Any], path: Path | None) -> None:
-        """
+        """Compares the facts with those of a checkpoint.
+
         Raises:
             ValueError: the checkpoint says otherwise.
         """

@@ -312,10 +312,7 @@ class Hiera(nn.Module):
         return {name for name, _ in self.named_parameters(recurse=False) if "pos_embed" in name}
 
     def keep_stages(self, count: int) -> None:
-        """Removes all stages after the first `count`, with their blocks and parameters.
-
-        Drop path then rises to the last block that is left.
-        """
+        """Removes all stages after the first `count`; drop path rises to the last block left."""
         self.stage_ends = self.stage_ends[:count]
         self.embed_dims, self.strides = self.embed_dims[:count], self.strides[:count]
         self.depth = self.stage_ends[-1] + 1

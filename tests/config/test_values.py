@@ -78,7 +78,7 @@ def test_text_does_not_replace_numbers_and_lists(override, text):
         (LEAF, "train.output_dir=null", "train.output_dir=null must be text"),
         (LEAF, "train.log_period=0", "train.log_period=0 must be a whole number of at least 1"),
         (LEAF, "train.clip_grad_norm=-1", "train.clip_grad_norm=-1 must be a number of at least 0"),
-        (LEAF, "train.ema.decay=1", "train.ema.decay=1 must be a number from 0 to below 1"),
+        (LEAF, "train.ema.decay=1", "train.ema.decay=1 must be a number between 0 and 1"),
         (LEAF, "train.lr_scaling.rule=root", "train.lr_scaling.rule=root must be one of none, l"),
         (LEAF, "train.images_per_process=0", "images_per_process=0 .*at least 1, or null"),
         (LEAF, "dataloader.train.total_batch_size=0", "total_batch_size=0 .* of at least 1"),
