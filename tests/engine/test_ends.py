@@ -19,7 +19,7 @@ import hiera_det.engine.detection
 import hiera_det.engine.run
 from hiera_det.engine.resume import drop_torn_line, last_checkpoint
 
-KILLS = int(os.environ.get("HIERA_DET_KILLS", "4"))  # random moments at which a run is ended
+KILLS = int(os.environ.get("HIERA_DET_KILLS", "3"))  # random moments at which a run is ended
 EACH = "train.checkpointer.period=1"  # a checkpoint after every iteration
 
 
@@ -229,11 +229,12 @@ def small_disk(tmp_path):
 @pytest.mark.parametrize("filled_by", ["checkpoints", "another"])
 def test_full_disk_ends_in_one_line_and_the_run_goes_on(start, small_disk, rows, filled_by):
     args = ["train.max_iter=60", "train.checkpointer={period:1,max_to_keep:100}"]
-    job = start("train", "disk/run", *args)
     folder, filler = small_disk / "run", small_disk / "filler"
+    filler.write_bytes(bytes(25 * 2**20))
+    job = start("train", "disk/run", *args)
     if filled_by == "another":
         job.wait_for("iter 3/")
-        with open(filler, "wb", buffering=0) as file:
+        with open(filler, "ab", buffering=0) as file:
             try:
                 while True:
                     file.write(bytes(2**16))
@@ -248,7 +249,7 @@ def test_full_disk_ends_in_one_line_and_the_run_goes_on(start, small_disk, rows,
     done = torch.load(path, weights_only=True)["iteration"] + 1
     assert not (folder / "checkpoint.tmp").exists()
     assert all("iteration" in row for row in rows("disk/run"))
-    filler.unlink(missing_ok=True)
+    filler.unlink()
     for old in sorted(folder.glob("model_*.pth")):
         if old != path:
             old.unlink()

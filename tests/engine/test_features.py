@@ -10,9 +10,11 @@ import torch
 import torch.distributed as dist
 from detectron2.config import LazyCall as L
 from detectron2.config import instantiate
+from detectron2.engine import HookBase
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 from omegaconf import OmegaConf
+from PIL import Image
 from torch.nn.parallel import DistributedDataParallel
 from torch.testing import assert_close
 from torch.utils.data import DataLoader
@@ -22,10 +24,11 @@ from hiera_det.checkpoint import load_full
 from hiera_det.config import load_config
 from hiera_det.data import shapes
 from hiera_det.data.loaders import build_train_loader
-from hiera_det.engine import EMA, Evaluation, StopOnSignal, Trainer, fit
+from hiera_det.engine import EMA, Evaluation, StopOnSignal, Stopped, Trainer, fit
 from hiera_det.engine.hooks import AveragedWeights
 from hiera_det.report.writers import ExperimentWriter
 from hiera_det.solver import warmup_cosine
+from pretrain.data import PretrainImages, build_pretrain_loader
 
 SHAPES = "shapes/mask_rcnn_hiera_shapes"
 
@@ -471,3 +474,48 @@ def test_second_ctrl_c_ends_at_once_but_not_one_that_is_passed_on(monkeypatch):
     monkeypatch.setattr("hiera_det.engine.hooks.time.monotonic", lambda: stop._asked_at + 10)
     with pytest.raises(KeyboardInterrupt):
         stop._handle(2, None)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, ConnectionResetError, EOFError])
+def test_loader_that_a_signal_ended_stops_the_run(error):
+    """What it raises without a signal is an error of its own."""
+
+    def batches():
+        yield numbers()
+        raise error("worker")
+
+    for wish, expected in ((0, error), (143, Stopped)):
+        model = Line()
+        trainer = Trainer(model, batches(), torch.optim.SGD(model.parameters(), lr=0.1))
+        trainer.register_hooks([Wish(wish)])
+        with pytest.raises(expected):
+            trainer.train(0, 3)
+        assert trainer.iter == 1 and not trainer.step_done
+
+
+class Wish(HookBase):
+    """Stands for a signal before the second step."""
+
+    def __init__(self, wish: int):
+        self.wish = wish
+
+    def before_step(self) -> None:
+        self.trainer.stop_wish = self.wish if self.trainer.iter else 0
+
+
+# ------------------------------------------------------------------------------- names
+def test_images_of_a_pretraining_batch_are_named(tmp_path):
+    """Batches are tensors; the loader knows the files from the place in its stream."""
+    for k in range(6):
+        Image.new("RGB", (40, 40), (40 * k, 0, 0)).save(tmp_path / f"{k}.png")
+    dataset = PretrainImages(str(tmp_path), (32, 64), mask_ratio=0.5)
+    batches = build_pretrain_loader(dataset, 2, num_workers=0, batch_size=2, seed=3, start=4)
+    for k, (images, _) in zip(range(8), batches, strict=False):
+        colours = (images[:, 0, 0, 0].float() / 40).round().int().tolist()
+        assert batches.names(2 * k, 2) == [str(tmp_path / f"{c}.png") for c in colours]
+    trainer = SimpleNamespace(
+        batch_names=[], data_loader=batches, images_per_iteration=4, iter=7, start_iter=5
+    )
+    assert run._names(trainer) == " of " + ", ".join(batches.names(8, 4))
+    trainer.batch_names = [f"{k}.jpg" for k in range(20)]
+    assert run._names(trainer).endswith("15.jpg and 4 more")
