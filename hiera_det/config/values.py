@@ -66,6 +66,7 @@ def _or_null(rule: Rule) -> Rule:
 VARIANT = Rule((str,), f"one of {', '.join(VARIANTS)}", lambda v: v in VARIANTS)
 # All other keys of `train` have the type of their value in configs/common/train.py.
 RULES = {
+    "train.output_dir": Rule((str,), "text, the folder of the run", bool),
     "train.max_iter": AT_LEAST_1,
     "train.epochs": POSITIVE,
     "train.epoch_images": AT_LEAST_1,
@@ -94,6 +95,7 @@ RULES = {
     "dataloader.test.batch_size": AT_LEAST_1,
     "optimizer.lr": NOT_NEGATIVE,
     "optimizer.weight_decay": NOT_NEGATIVE,
+    "optimizer.betas": Rule((ListConfig,), "two numbers, as [0.9,0.999]", lambda v: len(v) == 2),
     "model.variant": VARIANT,
     "model.backbone.bottom_up.trunk.variant": VARIANT,
     "model.backbone.net.trunk.variant": VARIANT,

@@ -244,7 +244,8 @@ def _worker_text(error: BaseException) -> str | None:
     if isinstance(error, OSError):
         return text
     path, line_number = places[-1]
-    packages = [os.path.dirname(sys.modules[name].__file__) for name in OURS if name in sys.modules]
+    modules = [sys.modules[name] for name in OURS if name in sys.modules]
+    packages = [folder for module in modules for folder in module.__path__]
     is_ours = any(path.startswith(package + os.sep) for package in packages)
     is_raise = linecache.getline(path, int(line_number)).lstrip().startswith("raise")
     return text if isinstance(error, USER_ERRORS) and is_ours and is_raise else None

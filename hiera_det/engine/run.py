@@ -376,8 +376,8 @@ def _train(
         )
         text.is_mine = error.is_mine
         raise text from error
+    trainer.iter = trainer.max_iter - 1  # the last one that was done, as checkpoints say
     if trainer.max_iter < train.max_iter:  # stopped early: the periodic hook waits for the last one
-        trainer.iter -= 1  # that was done
         checkpointer.save("model_final", iteration=trainer.iter)
 
 

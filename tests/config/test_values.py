@@ -76,6 +76,8 @@ def test_text_does_not_replace_numbers_and_lists(override, text):
         (LEAF, "train.seed=x", "train.seed=x must be a whole number"),
         (LEAF, "train.seed=True", "train.seed=True must be a whole number"),
         (LEAF, "train.output_dir=null", "train.output_dir=null must be text"),
+        (LEAF, "train.output_dir=", "train.output_dir='' must be text, the folder of the run"),
+        (LEAF, "optimizer.betas=[0.9]", r"optimizer.betas=\[0.9\] must be two numbers"),
         (LEAF, "train.log_period=0", "train.log_period=0 must be a whole number of at least 1"),
         (LEAF, "train.clip_grad_norm=-1", "train.clip_grad_norm=-1 must be a number of at least 0"),
         (LEAF, "train.ema.decay=1", "train.ema.decay=1 must be a number between 0 and 1"),

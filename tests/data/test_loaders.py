@@ -133,6 +133,15 @@ def test_batches_mix_aspect_ratios(mixed):
     assert {True, False} in kinds
 
 
+def test_workers_load_two_batches_ahead_and_no_more(mixed):
+    """Two workers hold 8 images of batches of two; with grouping each image was a batch of 8."""
+    cfg = config(mixed, "dataloader.train.num_workers=2")
+    loader = build_train_loader(cfg, seed=3, start=0, batch_size=2)
+    assert isinstance(loader, torch.utils.data.DataLoader)  # no batches are made behind it
+    per_fetch = loader.batch_size or len(next(iter(loader.batch_sampler)))
+    assert loader.num_workers * loader.prefetch_factor * per_fetch == 8
+
+
 def test_seeds_change_order_and_augmentation(mixed):
     cfg = config(mixed)
     one, other = batches(cfg, 0, 2, seed=5), batches(cfg, 0, 2, seed=6)

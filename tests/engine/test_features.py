@@ -149,6 +149,8 @@ def test_averaged_weights_are_evaluated_kept_and_exported(tmp_path):
     assert_close(best["model"], exported["model"], rtol=0, atol=0)
     assert best["best"] == {"bbox/AP": 2.0}
     load_full(Line(), str(tmp_path / "a/model_ema.pth"))
+    final = torch.load(tmp_path / "a/model_final.pth", weights_only=True)
+    assert exported["hiera_det"] == final["hiera_det"]  # images_seen
 
     (tmp_path / "a/last_checkpoint").write_text("model_0000001.pth")
     resumed, _ = train(config(tmp_path / "a", *switches), evaluate=evaluate, resume_run=True)

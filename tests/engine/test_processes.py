@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hiera_det.engine.launch import report_error
+from hiera_det.engine.launch import launch_run, report_error
 
 FAULTY = """
     import os
@@ -116,6 +116,28 @@ def test_signal_to_two_processes_writes_a_checkpoint(how, mixed_shapes, small, t
     state = torch.load(tmp_path / f"run/model_{iteration:07d}.pth", weights_only=True)
     assert state["hiera_det"]["images_seen"] == 2 * (iteration + 1)
     assert "error" not in text.split("Stopped after")[0].split("iter 3/")[1], text[-3000:]
+
+
+@pytest.mark.parametrize("device, backend", [("cpu", "gloo"), ("cuda", "nccl")])
+def test_backend_follows_the_device_not_the_machine(monkeypatch, device, backend):
+    """On a machine with GPUs; and a timeout is set in any case."""
+    asked = {}
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.set_device", lambda index: None)
+    monkeypatch.setattr(
+        "torch.distributed.init_process_group", lambda name, timeout: asked.update({name: timeout})
+    )
+    monkeypatch.setattr("torch.distributed.destroy_process_group", lambda: None)
+    monkeypatch.setattr("detectron2.utils.comm.create_local_process_group", lambda size: None)
+    monkeypatch.setattr("detectron2.utils.comm.synchronize", lambda: None)
+    assert launch_run(lambda args: None, None, device) == 0
+    assert list(asked) == [backend] and asked[backend].total_seconds() > 0
+    # what processes that this one starts will see
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ("" if device == "cpu" else "0")
 
 
 # ------------------------------------------------------------------------------------ messages
