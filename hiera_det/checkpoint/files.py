@@ -156,8 +156,11 @@ def _read_torch(path: str) -> Any:
                 f"({refused[1]}), which could run code when loaded. If you trust its author, save "
                 "the weights alone: torch.save(torch.load(file, weights_only=False)['model'], new)"
             ) from error
-        first_line = str(error).strip().split("\n")[0][:200]
-        raise ValueError(f"{path} is damaged or no checkpoint of PyTorch: {first_line}") from error
+        reason = f"{type(error).__name__} {error}".strip().split("\n")[0][:200]
+        raise ValueError(
+            f"{path} is damaged or no checkpoint of PyTorch: {reason} "
+            f"(of {os.path.getsize(path)} bytes; copy or download it again)"
+        ) from error
 
 
 def _safetensors():
