@@ -261,7 +261,8 @@ def _is_raised_by_us(error: BaseException) -> bool:
     if frame.f_globals.get("__name__", "").split(".")[0] not in OURS:
         return False
     line = linecache.getline(frame.f_code.co_filename, line_number).strip()
-    return line.startswith("raise") or not line  # without the source, it is taken for one
+    starts = ("raise", "import ", "from ") if isinstance(error, ImportError) else ("raise",)
+    return line.startswith(starts) or not line  # without the source, it is taken for one
 
 
 def _out_of_memory(error: BaseException) -> str | None:

@@ -10,6 +10,7 @@ import torch
 
 from hiera_det import __version__
 from hiera_det.cli import VERBS, main
+from hiera_det.config import load_config
 from hiera_det.data.coco_json import max_objects
 from hiera_det.data.images import read_image
 from hiera_det.engine.launch import report_error
@@ -151,13 +152,17 @@ def test_a_bug_keeps_its_traceback(monkeypatch, capsys):
     assert "Traceback" in err and "cannot reshape" in err
 
 
-def test_a_slip_of_ours_keeps_its_traceback(capsys):
+def test_a_slip_of_ours_keeps_its_traceback(capsys, monkeypatch):
     """Python raises it in a module of ours, on a line without a `raise`."""
     from hiera_det.data.loaders import split_batch
 
     with pytest.raises(ValueError) as slip:
         max_objects()  # the maximum of nothing
     assert report_error(slip.value) == 1 and "Traceback" in capsys.readouterr().err
+    with pytest.raises(ImportError) as missing:
+        monkeypatch.setitem(sys.modules, "hydra.core.override_parser.overrides_parser", None)
+        load_config(SHAPES, ["train.max_iter=1"])
+    assert report_error(missing.value) == 2 and "Traceback" not in capsys.readouterr().err
     with pytest.raises(ValueError) as mistake:
         split_batch(5, 2, 1)
     assert report_error(mistake.value) == 2 and "Traceback" not in capsys.readouterr().err
