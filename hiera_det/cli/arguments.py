@@ -27,12 +27,12 @@ def add_run_arguments(parser: argparse.ArgumentParser, *, evaluates: bool = True
         parser.set_defaults(eval_only=False)
     add(
         "--num-gpus",
-        type=int,
+        type=_positive,
         default=1,
         metavar="N",
         help="GPUs, or processes on the CPU, of each machine",
     )
-    add("--num-machines", type=int, default=1, metavar="N", help="machines that take part")
+    add("--num-machines", type=_positive, default=1, metavar="N", help="machines that take part")
     add("--machine-rank", type=int, default=0, metavar="K", help="number of this machine, from 0")
     add(
         "--dist-url",
@@ -41,6 +41,12 @@ def add_run_arguments(parser: argparse.ArgumentParser, *, evaluates: bool = True
         help="tcp://host:port of machine 0; needed with several machines",
     )
     add_overrides(parser)
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number, at least 1")
+    return int(text)
 
 
 def add_overrides(parser: argparse.ArgumentParser) -> None:

@@ -63,7 +63,8 @@ class Report:
         lines = list(self.summary)
         lines += [f"ERROR {finding}" for finding in self.errors]
         lines += [f"WARNING {finding}" for finding in self.warnings]
-        lines.append(f"{len(self.errors)} kinds of errors, {len(self.warnings)} of warnings")
+        kinds = "kind" if len(self.errors) == 1 else "kinds"
+        lines.append(f"{len(self.errors)} {kinds} of errors, {len(self.warnings)} of warnings")
         return "\n".join(lines)
 
     def merge(self, other: "Report") -> None:

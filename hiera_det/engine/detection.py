@@ -6,7 +6,7 @@ from typing import Any
 from detectron2.config import instantiate
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from hiera_det.checkpoint import load_full, load_init_checkpoint
@@ -71,9 +71,6 @@ def _check_data(cfg: DictConfig, with_train: bool) -> None:
 
 def _facts(cfg: DictConfig) -> dict[str, str | int]:
     """What a checkpoint says of its detector, and a resumed run has to agree with."""
-    names = OmegaConf.select(cfg, "dataloader.train.dataset.names")
     facts: dict[str, str | int] = {"source": "detection"}
-    if names is not None:
-        facts["dataset"] = ", ".join(names) if isinstance(names, ListConfig) else str(names)
     num_classes = OmegaConf.select(cfg, "model.roi_heads.num_classes")
     return facts | ({"num_classes": num_classes} if num_classes is not None else {})

@@ -122,6 +122,10 @@ class AveragedWeights:
     def __init__(self, ema: EMA):
         self.ema = ema
 
+    def start(self) -> None:
+        """Begins the average with the weights of now."""
+        self.ema.model.load_state_dict(self.ema.source.state_dict())
+
     def state_dict(self) -> dict[str, Any]:
         return self.ema.averaged.state_dict()
 
@@ -196,9 +200,12 @@ class Evaluation(HookBase):
             curves = read_metrics(self.metrics)
         except ValueError:  # there are none yet
             return {}
-        name = next((name for name in METRICS if name in curves), None)
-        iterations, values = curves[name] if name else ([], [])
-        return {k: v for k, v in zip(iterations, values, strict=True) if k <= last}
+        for name in METRICS:
+            results = zip(*curves.get(name, ([], [])), strict=True)
+            finite = {k: v for k, v in results if k <= last and math.isfinite(v)}
+            if finite:
+                return finite
+        return {}
 
     def _evaluate(self, iteration: int) -> None:
         with self.stop.at_once() if self.stop else contextlib.nullcontext():
@@ -264,9 +271,16 @@ class MetricsWriter(hooks.PeriodicWriter):
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1
-        if done % self.period == 0 or done == self.trainer.max_iter:
+        is_due = done % self.period == 0 or done == self.trainer.max_iter
+        # A resumed run reads what was best from them, so results do not wait for the next line.
+        latest = self.trainer.storage.latest()
+        has_results = any(latest.get(name, (0, -1))[1] == self.trainer.iter for name in METRICS)
+        if is_due or has_results:
             check_free_space(self.folder, self.RESERVE, "what metrics.json and TensorBoard append")
         super().after_step()
+        if has_results and not is_due:
+            for writer in self._writers:
+                writer.write()
 
     def after_train(self) -> None:
         with contextlib.suppress(DiskFullError):  # which has ended the run already

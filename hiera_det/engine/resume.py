@@ -17,6 +17,8 @@ from torch import nn
 
 from hiera_det.checkpoint import read_state
 
+from .hooks import AveragedWeights
+
 __all__ = [
     "Progress",
     "RunFacts",
@@ -243,9 +245,13 @@ class RunFacts:
 
 
 def restore(
-    progress: Progress, model: nn.Module, trainer: TrainerBase, facts: RunFacts, **others: Any
+    progress: Progress,
+    model: nn.Module,
+    trainer: TrainerBase,
+    facts: RunFacts,
+    ema: AveragedWeights | None = None,
 ) -> None:
-    """Puts a checkpoint into model, trainer and `others` by name; the config's options stay.
+    """Puts a checkpoint into model, trainer and average; the config's options stay.
 
     A checkpoint holds learning rate, betas and weight decay too, and would undo in silence what was
     overridden for the rest of the run.
@@ -277,9 +283,13 @@ def restore(
         trainer.load_state_dict(state["trainer"])
     except (ValueError, KeyError) as error:
         raise ValueError(f"{path} does not fit the optimizer of this run: {error}") from error
-    for name, item in others.items():
-        if item is not None and name in state:
-            item.load_state_dict(state[name])
+    if ema is not None and "ema" in state:
+        ema.load_state_dict(state["ema"])
+    elif ema is not None:
+        logger.warning("%s has no averaged weights: the average begins with its weights", path)
+        ema.start()
+    elif "ema" in state:
+        logger.warning("%s has averaged weights; train.ema is off, so they end here", path)
 
 
 def _keep_options(

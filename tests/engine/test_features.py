@@ -157,6 +157,25 @@ def test_averaged_weights_are_evaluated_kept_and_exported(tmp_path):
     assert_close(resumed.state_dict(), shown.state_dict(), rtol=0, atol=0)
 
 
+def test_average_that_begins_in_the_middle_begins_with_the_weights(tmp_path, caplog):
+    """The last evaluation was cut short: it is made up for before the first step."""
+    train(config(tmp_path, "eval_period=2"))
+    (tmp_path / "last_checkpoint").write_text("model_0000001.pth")
+    saved = torch.load(tmp_path / "model_0000001.pth", weights_only=True)["model"]
+    seen = []
+
+    def evaluate(model):
+        seen.append({k: v.clone() for k, v in model.state_dict().items()})
+        return {"top1": 1.0}
+
+    cfg = config(tmp_path, "ema.enabled=true", "eval_period=2")
+    train(cfg, evaluate=evaluate, resume_run=True)
+    assert_close(seen[0], saved, rtol=0, atol=0)
+    assert "has no averaged weights: the average begins with its weights" in caplog.text
+    train(config(tmp_path, "max_iter=6"), resume_run=True)
+    assert "has averaged weights; train.ema is off" in caplog.text
+
+
 # ------------------------------------------------------------------------------- evaluation
 def evaluated(*results, patience: int = 0) -> tuple[Evaluation, list[str]]:
     """An Evaluation after each iteration of a run of as many, and what it kept."""
@@ -205,6 +224,24 @@ def test_best_is_kept_beside_max_to_keep_and_early_stop_ends_whole(tmp_path):
     train(cfg, evaluate=lambda model: {"segm": {"AP": 8.0}}, resume_run=True)
     assert torch.load(tmp_path / "model_best.pth", weights_only=True)["iteration"] == 1
     assert torch.load(tmp_path / "model_final.pth", weights_only=True)["iteration"] == 5
+
+
+def test_best_of_a_killed_run_is_read_from_its_metrics(tmp_path):
+    """Evaluations between two lines of the log count, and those without a number do not."""
+    aps = iter([9.0, 3.0, 2.0])
+
+    def evaluate(model):
+        return {"segm": {"AP": math.nan}, "bbox": {"AP": next(aps)}}
+
+    switches = ["best_checkpoint=true", "eval_period=1", "log_period=50"]
+    cfg = config(tmp_path, *switches, "max_iter=3")
+    cfg.train.checkpointer.period = 1
+    train(cfg, evaluate=evaluate)
+    (tmp_path / "last_checkpoint").write_text("model_0000001.pth")
+    cfg = config(tmp_path, *switches)
+    train(cfg, evaluate=lambda model: {"bbox": {"AP": 5.0}}, resume_run=True)
+    best = torch.load(tmp_path / "model_best.pth", weights_only=True)
+    assert best["iteration"] == 0 and best["best"] == {"bbox/AP": 9.0}
 
 
 # ------------------------------------------------------------------------------- the step
