@@ -46,7 +46,15 @@ setup(
         "safetensors",
     ],
     extras_require={
-        "test": ["pytest", "timm", "hiera-transformer", "transformers", "yacs", "faster-coco-eval"],
+        "test": [
+            "pytest",
+            "pytest-xdist",
+            "timm",
+            "hiera-transformer",
+            "transformers",
+            "yacs",
+            "faster-coco-eval",
+        ],
         "dev": ["ruff>=0.17,<0.18", "mypy>=1.10"],
     },
 )

@@ -32,7 +32,7 @@ def run_tests(names: list[str], mutation: Mutation | None) -> tuple[int, str]:
         lite = ROOT / "detectron2_lite"  # if another Detectron2 is not asked for
         path = [folder, os.environ.get("PYTHONPATH", ""), *([str(lite)] if lite.is_dir() else [])]
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-x", "-q", "-rf", "-p", "no:cacheprovider"]
+            [sys.executable, "-m", "pytest", "-n", "0", "-x", "-q", "-rf", "-p", "no:cacheprovider"]
             + ["-m", "not slow", *(f"tests/{name}" for name in names)],
             cwd=folder,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(path), "OMP_NUM_THREADS": "1"},

@@ -28,7 +28,7 @@ def run_tests(names: list[str], mutation: Mutation | None) -> tuple[int, str]:
             (copy / mutation.file).write_text(mutation.source())
         # Started in the folder, so that its copy comes before any other Detectron2.
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-x", "-q", "-rf", "-p", "no:cacheprovider"]
+            [sys.executable, "-m", "pytest", "-n", "0", "-x", "-q", "-rf", "-p", "no:cacheprovider"]
             + ["-m", "not slow", *(str(TESTS / f"test_{name}.py") for name in names)],
             cwd=folder,
             env={**os.environ, "PYTHONPATH": folder, "OMP_NUM_THREADS": "1"},
