@@ -41,8 +41,11 @@ def nuclei() -> Path:
 def generated_coco(tmp_path_factory) -> Path:
     """Generated images laid out and numbered as COCO's: 80 classes with ids to 90, crowds, 12 + 6
     images of 96 px. For the tests of COCO data on a machine that has none."""
+    from detectron2.data import MetadataCatalog
+
     from hiera_det.data.shapes import make_shapes
 
+    class_names = MetadataCatalog.get("coco_2017_train").thing_classes  # as Detectron2 expects
     root = tmp_path_factory.mktemp("generated") / "coco"
     made = make_shapes(root.parent / "made", num_train=12, num_val=6, image_size=96, seed=5)
     missing = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}  # the ids that COCO leaves out
@@ -50,7 +53,9 @@ def generated_coco(tmp_path_factory) -> Path:
     (root / "annotations").mkdir(parents=True)
     for split in ("train", "val"):
         content = json.loads((made / f"annotations/instances_{split}.json").read_text())
-        content["categories"] = [{"id": k, "name": f"class {k}"} for k in ids]
+        content["categories"] = [
+            {"id": k, "name": name} for k, name in zip(ids, class_names, strict=True)
+        ]
         for k, annotation in enumerate(content["annotations"]):
             annotation["category_id"] = ids[k % len(ids)]
         text = json.dumps(content)
