@@ -1,7 +1,7 @@
 """The command `hiera-det`: one module a verb, with arguments and wiring alone.
 
-A module has `HELP`, one line; `add_arguments(parser)`; and `run(args)`, which returns the exit
-status. torch is imported inside `run`, so that help answers at once.
+A module has `EXAMPLES`, the end of its help; `add_arguments(parser)`; and `run(args)`, which
+returns the exit status or nothing. torch is imported inside `run`, so that help answers at once.
 """
 
 import argparse
