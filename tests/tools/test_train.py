@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from hiera_det.cli import main
 from hiera_det.data.shapes import make_shapes
 
 TOOL = Path(__file__).parents[2] / "tools/lazyconfig_train_net.py"
@@ -79,6 +80,13 @@ def fail(datasets, *args, **kwargs) -> str:
     assert done.returncode != 0
     assert "iter 1/" not in done.stdout + done.stderr  # before the first iteration
     return done.stderr.strip()
+
+
+def refuse(capfd, *args, **kwargs) -> str:
+    """What a user reads of a mistake that is found before a run is opened; in this process."""
+    _, _, *words = command(*args, **kwargs)
+    assert main(["train", *words]) == 2
+    return capfd.readouterr().err.strip()
 
 
 @pytest.fixture(scope="module")
@@ -157,9 +165,9 @@ def test_killed_run_resumes_to_the_same_parameters(datasets, finished, tmp_path)
     assert (folder / "config.1.yaml").is_file()  # of the run before, kept
 
 
-def test_second_run_does_not_overwrite_the_first(datasets, finished):
+def test_second_run_does_not_overwrite_the_first(finished, capfd):
     before = sorted((p.name, p.stat().st_mtime) for p in finished[0].iterdir())
-    assert "already holds a run" in fail(datasets, finished[0], "train.max_iter=1")
+    assert "already holds a run" in refuse(capfd, finished[0], "train.max_iter=1")
     assert sorted((p.name, p.stat().st_mtime) for p in finished[0].iterdir()) == before
 
 
@@ -247,18 +255,29 @@ def test_broken_datasets_stop_the_run(datasets, tmp_path, what, text):
     "overrides, flags, text",
     [
         (["train.max_itr=3"], (), "train.max_iter"),
-        pytest.param(["model.roi_heads.num_classes=7"], (), "num_classes", marks=pytest.mark.slow),
-        (["train.init_checkpoint=nowhere.pth"], (), "nowhere.pth"),
         ([], ["--resume"], "nothing to resume"),
-        pytest.param([], ["--eval-only"], "train.init_checkpoint", marks=pytest.mark.slow),
+        ([], ["--eval-only"], "train.init_checkpoint"),
     ],
 )
-def test_bad_arguments_stop_the_run(datasets, tmp_path, overrides, flags, text):
-    assert text in fail(datasets, tmp_path / "out", *overrides, flags=flags)[-1500:]
+def test_bad_arguments_open_no_run(tmp_path, capfd, overrides, flags, text):
+    assert text in refuse(capfd, tmp_path / "out", *overrides, flags=flags).splitlines()[-1]
+    assert not (tmp_path / "out").exists()
 
 
-def test_missing_config_stops_the_run(datasets, tmp_path):
-    message = fail(datasets, tmp_path, config="configs/shapes/mask_rcnn_hiera_shape.py")
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "override, text",
+    [
+        ("model.roi_heads.num_classes=7", "num_classes"),
+        ("train.init_checkpoint=nowhere.pth", "nowhere.pth"),
+    ],
+)
+def test_bad_arguments_stop_the_run(datasets, tmp_path, override, text):
+    assert text in fail(datasets, tmp_path / "out", override)[-1500:]
+
+
+def test_missing_config_stops_the_run(tmp_path, capfd):
+    message = refuse(capfd, tmp_path, config="configs/shapes/mask_rcnn_hiera_shape.py")
     last = message.splitlines()[-1]
     assert "did you mean" in last and "shapes/mask_rcnn_hiera_shapes.py" in last
 
