@@ -69,6 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="show where an error was raised; HIERA_DET_TRACEBACK=1 does so too",
     )
     args = parser.parse_args(argv[1:])
+    if getattr(args, "offline", False):
+        os.environ["HIERA_DET_OFFLINE"] = "1"  # which the processes of a run inherit
     try:
         return module.run(args) or 0
     except SystemExit:
