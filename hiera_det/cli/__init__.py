@@ -25,6 +25,7 @@ VERBS = {
     "analyze": "parameters and multiply-adds of a config",
     "benchmark": "speed and memory beside other implementations",
     "plot": "draw the curves of a run",
+    "doctor": "say what works on this machine, and what to do about the rest",
 }
 
 
