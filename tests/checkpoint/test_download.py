@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import re
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -42,6 +43,7 @@ class _Handler(BaseHTTPRequestHandler):
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(body)}/{len(server.content)}")
         self.end_headers()
+        time.sleep(server.delay)
         breaks = server.breaks.pop(0) if server.breaks else None
         self.wfile.write(body[:breaks])
 
@@ -53,6 +55,7 @@ def server(tmp_path, monkeypatch) -> Iterator[ThreadingHTTPServer]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     server.content, server.content_type, server.status = CONTENT, "application/octet-stream", 200
     server.ranges, server.breaks, server.promises, server.requests = True, [], 0, []
+    server.delay = 0.0  # s before the body
     server.url = f"http://127.0.0.1:{server.server_port}/weights/net.pth"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
@@ -124,6 +127,7 @@ def _fetch_in_a_process(file: PublishedFile, results) -> None:
 
 
 def test_of_several_processes_one_fetches(server):
+    server.delay = 0.5  # in which all have come
     context = multiprocessing.get_context("fork")  # nothing to import: the server's threads wait
     results = context.Queue()
     processes = [
