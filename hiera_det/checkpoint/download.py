@@ -137,7 +137,8 @@ def _receive(job: _Job) -> None:
                 raise _no_space(job, None) from error
             if _length(job.part) > before and attempt + 1 < TRIES:
                 continue  # it broke on the way: go on
-            raise DownloadError(_broken(job, before, error)) from error
+            raise DownloadError(_broken(job, error)) from error
+    raise DownloadError(f"{job.title}: {job.url} was not whole in {TRIES} tries. {job.by_hand}")
 
 
 def _receive_once(job: _Job) -> None:
@@ -211,7 +212,7 @@ def _no_space(job: _Job, needed: int | None) -> DownloadError:
     )
 
 
-def _broken(job: _Job, before: int, error: Exception) -> str:
+def _broken(job: _Job, error: Exception) -> str:
     reason = getattr(error, "reason", error)
     host = urlsplit(job.url).netloc
     if not _length(job.part):

@@ -7,9 +7,10 @@ neither size nor hash of Hiera's files: their megabytes are their parameters at 
 """
 
 import difflib
+import os
 from dataclasses import dataclass
 
-__all__ = ["PUBLISHED", "PublishedFile", "nearest_names"]
+__all__ = ["PUBLISHED", "PublishedFile", "is_published", "nearest_names"]
 
 BY_NC = "CC BY-NC 4.0: not for commercial use"
 APACHE = "Apache-2.0"
@@ -184,6 +185,11 @@ def _birder() -> list[PublishedFile]:
 PUBLISHED: dict[str, PublishedFile] = {
     file.name: file for file in (*_hiera(), *_sam2(), *_birder())
 }
+
+
+def is_published(path: str) -> bool:
+    """Whether a path is the name of a published file, and of no file in the current folder."""
+    return path in PUBLISHED and not os.path.isfile(path)
 
 
 def nearest_names(name: str, most: int = 3) -> list[str]:

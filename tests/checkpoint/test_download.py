@@ -303,3 +303,11 @@ def test_the_table_of_published_files():
     hashes = [file.sha256 for file in PUBLISHED.values() if file.sha256]
     assert len(set(hashes)) == len(hashes) == 12
     assert nearest_names("hieradet_small_sam2.1")[0] == "hieradet_small_sam2_1"
+
+
+def test_the_table_of_the_documentation():
+    page = (Path(__file__).parents[2] / "docs" / "weights.md").read_text()
+    for file in PUBLISHED.values():
+        row = f"| [`{file.name}`]({file.url}) | {file.megabytes} | {file.licence.split(':')[0]} |"
+        assert (row in page) != file.is_video, file.name
+        assert file.sha256 is None or file.sha256[:8] in page
