@@ -15,7 +15,7 @@ from hiera_det.checkpoint import read_checkpoint
 from .mae import UNIT, MaskedAutoencoderHiera
 from .masking import random_keep_mask
 from .targets import patch_statistics, patchify, unpatchify
-from .weights import load_mae_checkpoint
+from .weights import has_decoder, load_mae_checkpoint
 
 __all__ = ["COLUMNS", "draw_reconstructions", "reconstruct", "write_png"]
 
@@ -78,8 +78,11 @@ def reconstruct(cfg: DictConfig, weights: str, output: str, num_images: int, see
     """
     if Path(output).exists():
         raise FileExistsError(f"{output} is there already; give another --output")
-    if "decoder_pred.weight" not in read_checkpoint(weights).state:
-        raise ValueError(f"{weights} has no decoder, so it cannot reconstruct: give a whole MAE")
+    if not has_decoder(read_checkpoint(weights).state):
+        raise ValueError(
+            f"{weights} has no decoder that is known here, so it cannot reconstruct: give a whole "
+            "MAE, official or of this project"
+        )
     model = instantiate(cfg.model)
     load_mae_checkpoint(model, weights)
     dataset = instantiate(cfg.dataloader.train.dataset)

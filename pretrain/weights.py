@@ -1,6 +1,9 @@
 """Loading of weights into the autoencoder, and the facts that its own checkpoints hold."""
 
 import logging
+from collections.abc import Mapping
+
+from torch import Tensor
 
 from hiera_det.checkpoint import convert_state, read_checkpoint
 from hiera_det.modeling.positions import fit_positions
@@ -8,11 +11,19 @@ from hiera_det.modeling.variants import variant_names
 
 from .mae import MaskedAutoencoderHiera
 
-__all__ = ["load_mae_checkpoint", "run_facts"]
+__all__ = ["has_decoder", "load_mae_checkpoint", "run_facts"]
 
 logger = logging.getLogger(__name__)
 
 ENCODER = ("pos_embed", "patch_embed.", "blocks.")
+
+
+def has_decoder(state: Mapping[str, Tensor]) -> bool:
+    """Whether a state dict has a decoder of this autoencoder, which is the official one.
+
+    birder's is another: it starts at stride 32 and orders the pixels of its patches otherwise.
+    """
+    return "decoder_pred.weight" in state and "encoder.stem.proj.weight" not in state
 
 
 def load_mae_checkpoint(model: MaskedAutoencoderHiera, path: str) -> str:
@@ -23,7 +34,7 @@ def load_mae_checkpoint(model: MaskedAutoencoderHiera, path: str) -> str:
 
     Args:
         model: the autoencoder.
-        path: local, or http(s)://.
+        path: as `read_checkpoint`'s.
 
     Returns:
         The verdict, which is also logged.
@@ -39,9 +50,9 @@ def load_mae_checkpoint(model: MaskedAutoencoderHiera, path: str) -> str:
         state, note = fit_positions(converted.state, model.pos_embed_kind, model.pos_embed_size)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    decoder = {k: v for k, v in file.state.items() if k in own and not k.startswith(ENCODER)}
-    if "decoder_pred.weight" in decoder:
-        state |= decoder
+    whole = has_decoder(file.state)
+    if whole:
+        state |= {k: v for k, v in file.state.items() if k in own and not k.startswith(ENCODER)}
         needed = set(own)
     else:
         needed = {key for key in own if key.startswith(ENCODER)}
@@ -59,7 +70,7 @@ def load_mae_checkpoint(model: MaskedAutoencoderHiera, path: str) -> str:
     model.load_state_dict(state, strict=False)
     parts = [f"{len(state)}/{len(own)} tensors from {converted.size} ({converted.source.name})"]
     parts += [note] if note else []
-    parts += [] if "decoder_pred.weight" in decoder else ["decoder and fusion are new"]
+    parts += [] if whole else ["decoder and fusion are new"]
     verdict = f"autoencoder {'; '.join(parts)}"
     logger.info(verdict)
     return verdict

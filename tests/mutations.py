@@ -42,6 +42,8 @@ _POSITIONS = "modeling/test_positions.py"
 _GROUPS = "solver/test_param_groups.py"
 _UNITS = "modeling/test_units.py"
 _MASKS = "pretrain/test_masking.py"
+_DOWNLOAD = "checkpoint/test_download.py"
+_BIRDER = "checkpoint/test_convert_birder.py"
 
 # fmt: off
 _BY_FILE = {
@@ -162,6 +164,28 @@ _BY_FILE = {
         ("the generator is not asked", "generator=generator, device=device)",
          "generator=None, device=device)", _MASKS),
         ("nothing visible", "or count == 0", "or count < 0", _MASKS),
+    ],
+    "hiera_det/checkpoint/download.py": [
+        ("a broken download starts anew", 'f"bytes={have}-"', '"bytes=0-"', _DOWNLOAD),
+        ("an answer of the whole file is appended", "response.status != 206", "not have",
+         _DOWNLOAD),
+        ("no hash is compared", "if found != job.sha256", "if False", _DOWNLOAD),
+        ("no length is compared", "_length(job.part) != job.bytes", "False", _DOWNLOAD),
+        ("a wrong file is kept", "    if wrong:\n        job.part.unlink()", "    if wrong:",
+         _DOWNLOAD),
+        ("a connection that ends early is the end of the file", "_length(job.part) < total",
+         "False", _DOWNLOAD),
+        ("nobody waits", "with file_lock(str(job.target)):", "if True:", _DOWNLOAD),
+        ("what waited fetches again", "if not job.target.is_file():", "if True:", _DOWNLOAD),
+        ("offline is not asked", "if is_offline():", "if False:", _DOWNLOAD),
+        ("a full disk is met on the way", "total - have > free", "False", _DOWNLOAD),
+    ],
+    "hiera_det/checkpoint/sources.py": [
+        ("birder's second linear layer first", '"body.stage{s}.{l}.mlp.0.{p}": "blocks.{i}.mlp.fc1',
+         '"body.stage{s}.{l}.mlp.0.{p}": "blocks.{i}.mlp.fc2', _BIRDER),
+        ("birder's background as it is", "left_out=(_BIRDER_HEAD,), antialias=True",
+         "left_out=(_BIRDER_HEAD,)", _BIRDER),
+        ("HieraDet's background as Hiera's", "        antialias=False,\n", "", _BIRDER),
     ],
 }
 # fmt: on

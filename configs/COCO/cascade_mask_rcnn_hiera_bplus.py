@@ -3,7 +3,7 @@ mask_rcnn_hiera_bplus.py with ViTDet's cascade heads.
 
     python tools/lazyconfig_train_net.py \
         --config-file configs/COCO/cascade_mask_rcnn_hiera_bplus.py \
-        --num-gpus 8 train.init_checkpoint=mae_hiera_base_plus_224.pth
+        --num-gpus 8 train.init_checkpoint=mae_hiera_base_plus_224
 """
 
 from ..common.models.cascade_mask_rcnn_hiera import model

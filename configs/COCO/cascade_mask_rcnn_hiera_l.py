@@ -3,7 +3,7 @@ mask_rcnn_hiera_l.py with ViTDet's cascade heads.
 
     python tools/lazyconfig_train_net.py \
         --config-file configs/COCO/cascade_mask_rcnn_hiera_l.py \
-        --num-gpus 8 train.init_checkpoint=mae_hiera_large_224.pth
+        --num-gpus 8 train.init_checkpoint=mae_hiera_large_224
 """
 
 from ..common.models.cascade_mask_rcnn_hiera import model

@@ -3,7 +3,7 @@ mask_rcnn_hiera_t.py with ViTDet's cascade heads.
 
     python tools/lazyconfig_train_net.py \
         --config-file configs/COCO/cascade_mask_rcnn_hiera_t.py \
-        --num-gpus 8 train.init_checkpoint=mae_hiera_tiny_224.pth
+        --num-gpus 8 train.init_checkpoint=mae_hiera_tiny_224
 """
 
 from ..common.models.cascade_mask_rcnn_hiera import model

@@ -2,7 +2,7 @@
 trained here; the recipe of mask_rcnn_hiera_bplus.py.
 
     python tools/lazyconfig_train_net.py --config-file configs/COCO/faster_rcnn_hiera_bplus.py \
-        --num-gpus 8 train.init_checkpoint=mae_hiera_base_plus_224.pth
+        --num-gpus 8 train.init_checkpoint=mae_hiera_base_plus_224
 """
 
 from ..common.boxes_alone import boxes_alone

@@ -3,7 +3,7 @@ not trained here) with the recipe of table 15. What the paper leaves open (windo
 three global blocks, output norms) follows SAM 2 and Detectron2's MViT.
 
     python tools/lazyconfig_train_net.py --config-file configs/COCO/mask_rcnn_hiera_b.py \
-        --num-gpus 8 train.init_checkpoint=mae_hiera_base_224.pth
+        --num-gpus 8 train.init_checkpoint=mae_hiera_base_224
 """
 
 from ..common.data.coco_lsj import dataloader

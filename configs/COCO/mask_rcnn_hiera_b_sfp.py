@@ -3,7 +3,7 @@ not in the paper and not trained here; the recipe of mask_rcnn_hiera_b.py. Stage
 is taken, is left out.
 
     python tools/lazyconfig_train_net.py --config-file configs/COCO/mask_rcnn_hiera_b_sfp.py \
-        --num-gpus 8 train.init_checkpoint=mae_hiera_base_224.pth
+        --num-gpus 8 train.init_checkpoint=mae_hiera_base_224
 """
 
 from detectron2.config import LazyCall as L

@@ -2,7 +2,7 @@
 and L, drop path 0.5 as ViTDet-H.
 
     python tools/lazyconfig_train_net.py --config-file configs/COCO/mask_rcnn_hiera_h.py \
-        --num-gpus 8 train.init_checkpoint=mae_hiera_huge_224.pth
+        --num-gpus 8 train.init_checkpoint=mae_hiera_huge_224
 """
 
 from .mask_rcnn_hiera_b import dataloader, lr_multiplier, model, optimizer, train

@@ -3,7 +3,7 @@ not trained here), with the recipe of table 15. What the paper leaves open is ch
 mask_rcnn_hiera_b.py.
 
     python tools/lazyconfig_train_net.py --config-file configs/COCO/mask_rcnn_hiera_l.py \
-        --num-gpus 8 train.init_checkpoint=mae_hiera_large_224.pth
+        --num-gpus 8 train.init_checkpoint=mae_hiera_large_224
 """
 
 from .mask_rcnn_hiera_b import dataloader, lr_multiplier, model, optimizer, train

@@ -2,7 +2,7 @@
 drop path 0.1 as SAM 2 trains this size.
 
     python tools/lazyconfig_train_net.py --config-file configs/COCO/mask_rcnn_hiera_t.py \
-        --num-gpus 8 train.init_checkpoint=mae_hiera_tiny_224.pth
+        --num-gpus 8 train.init_checkpoint=mae_hiera_tiny_224
 """
 
 from .mask_rcnn_hiera_b import dataloader, lr_multiplier, model, optimizer, train

@@ -5,7 +5,7 @@ from both. Without masks: coco_json_boxes.py.
     python tools/lazyconfig_train_net.py --config-file configs/custom/coco_json.py \
         dataloader.train_json=train.json dataloader.train_images=images/train \
         dataloader.val_json=val.json dataloader.val_images=images/val \
-        train.init_checkpoint=mae_hiera_base_224.pth train.epochs=50
+        train.init_checkpoint=mae_hiera_base_224 train.epochs=50
 
 The model is mask_rcnn_hiera_b.py at a batch of 16; `trunk.variant` chooses another size.
 """

@@ -4,7 +4,7 @@ reported. For the rest see coco_json.py.
     python tools/lazyconfig_train_net.py --config-file configs/custom/coco_json_boxes.py \
         dataloader.train_json=train.json dataloader.train_images=images/train \
         dataloader.val_json=val.json dataloader.val_images=images/val \
-        train.init_checkpoint=mae_hiera_base_224.pth train.epochs=50
+        train.init_checkpoint=mae_hiera_base_224 train.epochs=50
 """
 
 from ..common.boxes_alone import boxes_alone

@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 from functools import cache
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..modeling.positions import table_size
@@ -21,8 +22,8 @@ from .sources import FOREIGN, SOURCES, Source
 __all__ = ["Converted", "check_trunk", "convert_state", "find_source", "listed", "trunk_size"]
 
 SOURCE_NAMES = (
-    "a Hiera: official or MAE, SAM 2, timm (hiera_*, sam2_hiera_*), Hugging Face (Hiera, SAM 2) or "
-    "of this project"
+    "a Hiera: official or MAE, SAM 2, timm (hiera_*, sam2_hiera_*), Hugging Face (Hiera, SAM 2), "
+    "birder (hiera_*, hieradet_*, mae_hiera_*) or of this project"
 )
 
 
@@ -55,7 +56,8 @@ def convert_state(
         ignore: fnmatch patterns of keys that may be unknown.
 
     Returns:
-        The trunk. Tensors are those of `state`, except LayerScale, folded in the layer before it.
+        The trunk. Tensors are those of `state`, except LayerScale, folded in the layer before it,
+        and a background that its source interpolates otherwise, written out at its own size.
 
     Raises:
         ValueError: not a Hiera (says what it looks like); a key that the source should not have;
@@ -94,6 +96,8 @@ def convert_state(
             "timm's computes that"
         )
     _fold_layer_scale(out)
+    if source.antialias and "pos_embed_window" in out:
+        out["pos_embed"] = _write_out_background(out["pos_embed"])
     return Converted(
         state=out,
         source=source,
@@ -231,6 +235,17 @@ def _fold_layer_scale(state: dict[str, Tensor]) -> None:
             raise ValueError(f"a LayerScale has no layer to fold into: {weight}, {bias} missing")
         state[weight] = state[weight] * gamma[:, None]
         state[bias] = state[bias] * gamma
+
+
+# ---------------------------------------------------------------------------------- background
+def _write_out_background(background: Tensor) -> Tensor:
+    """(1, C, r, c) to (1, C, 4 r, 4 c): what birder adds at the size of its training.
+
+    antialias=True is another cubic kernel (a = -0.5, here and in SAM 2 -0.75) also where nothing
+    is made smaller, so from the small table features would only be close.
+    """
+    dtype = torch.promote_types(background.dtype, torch.float32)  # half has no bicubic
+    return F.interpolate(background.to(dtype), scale_factor=4, mode="bicubic", antialias=True)
 
 
 # ---------------------------------------------------------------------------------- recognition

@@ -11,6 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .download import fetch_published, fetch_url
+from .zoo import PUBLISHED, nearest_names
+
 __all__ = [
     "CheckpointFile",
     "newest_checkpoint",
@@ -21,7 +24,8 @@ __all__ = [
 
 TORCH_SUFFIXES = (".pth", ".pt", ".pyth", ".bin")
 SAFETENSORS = ".safetensors"
-WRAPPERS = ("model_state", "model", "state_dict")  # official Hiera; SAM 2, Detectron2; Lightning
+# official Hiera; SAM 2, Detectron2; Lightning; birder
+WRAPPERS = ("model_state", "model", "state_dict", "state")
 MODULE_PREFIXES = ("module.", "_orig_mod.")  # DistributedDataParallel, torch.compile
 META_KEY = "hiera_det"
 
@@ -36,13 +40,18 @@ class CheckpointFile:
 
 
 def read_checkpoint(path: str) -> CheckpointFile:
-    """Reads .pth, .pt, .pyth, .bin or .safetensors, local or http(s)://, on the CPU.
+    """Reads .pth, .pt, .pyth, .bin or .safetensors on the CPU.
 
-    The state dict may lie bare or under `model_state`, `model` or `state_dict`; a `module.` before
-    every key is dropped. PyTorch files are read with `weights_only=True`: no code in them runs.
+    The state dict may lie bare or under one of WRAPPERS; a `module.` before every key is dropped.
+    PyTorch files are read with `weights_only=True`: no code in them runs.
+
+    Args:
+        path: a file; or an address, http(s)://; or a name of `zoo`, such as "mae_hiera_base_224".
+            What is not on this machine yet is fetched.
 
     Raises:
-        FileNotFoundError: no such file; names the nearest in its folder.
+        FileNotFoundError: no such file; names the nearest in its folder, and published ones.
+        DownloadError: it cannot be fetched.
         ValueError: damaged; holds more than tensors and plain values; holds no tensors; a suffix
             that is none of the above.
     """
@@ -53,6 +62,7 @@ def read_checkpoint(path: str) -> CheckpointFile:
     elif suffix in TORCH_SUFFIXES:
         content = _read_torch(local)
         meta = content.get(META_KEY, {}) if isinstance(content, Mapping) else {}
+        meta = meta or _birder_pixels(content)
         state = _unwrap(content, local)
     else:
         known = ", ".join((*TORCH_SUFFIXES, SAFETENSORS))
@@ -61,6 +71,9 @@ def read_checkpoint(path: str) -> CheckpointFile:
         raise ValueError(f"{path} holds no tensors: its state dict is empty")
     if not isinstance(meta, Mapping):
         raise ValueError(f"{path}: {META_KEY!r} is a {type(meta).__name__}, not a dict")
+    published = PUBLISHED.get(re.sub(r"\.(pt|pth)$", "", os.path.basename(path)))
+    if published is not None and published.variant is not None:
+        meta = {"variant": published.variant, **meta}
     return CheckpointFile(str(path), _strip_module(state), dict(meta))
 
 
@@ -126,21 +139,44 @@ def write_checkpoint(path: str, state: Mapping[str, Tensor], meta: Mapping[str, 
 # ------------------------------------------------------------------------------------ helpers
 def _local_path(path: str) -> str:
     if path.startswith(("http://", "https://")):
-        from iopath.common.file_io import HTTPURLHandler, PathManager  # needed for URLs alone
-
-        manager = PathManager()
-        manager.register_handler(HTTPURLHandler())
-        return manager.get_local_path(path)
+        return str(fetch_url(path))
     path = os.path.expanduser(path)
     if os.path.isfile(path):
         return path
-    folder = os.path.dirname(path) or "."
+    published = PUBLISHED.get(path)
+    if published is not None:
+        if published.is_video:
+            raise ValueError(
+                f"{path} is a model of video, 16 frames, which no image trunk computes; "
+                f"take {path.replace('16x224', '224')}"
+            )
+        return str(fetch_published(published))
+    raise FileNotFoundError(_no_such_file(path))
+
+
+def _no_such_file(path: str) -> str:
+    folder, name = os.path.split(path)
+    names = nearest_names(name)
+    by_name = f"; published ones are fetched by name: {', '.join(names)}" if names else ""
+    folder = folder or "."
     if not os.path.isdir(folder):
-        raise FileNotFoundError(f"{path}: there is no folder {folder}")
+        return f"{path}: there is no folder {folder}{by_name}"
     files = sorted(f for f in os.listdir(folder) if f.endswith((*TORCH_SUFFIXES, SAFETENSORS)))
-    near = difflib.get_close_matches(os.path.basename(path), files, n=3, cutoff=0.4)
+    near = difflib.get_close_matches(name, files, n=3, cutoff=0.4)
     hint = f"nearest in {folder}: {', '.join(near)}" if near else f"{folder} has none like it"
-    raise FileNotFoundError(f"{path} does not exist; {hint}")
+    return f"{path} does not exist; {hint}{by_name}"
+
+
+def _birder_pixels(content: Any) -> dict[str, str]:
+    """Pixel statistics of a file of birder, in our form; its models have means of their own."""
+    stats = content.get("rgb_stats") if isinstance(content, Mapping) else None
+    if not isinstance(stats, Mapping):
+        return {}
+    return {
+        f"pixel_{key}": " ".join(f"{255 * x:g}" for x in stats[key])
+        for key in ("mean", "std")
+        if key in stats
+    }
 
 
 def _read_torch(path: str) -> Any:

@@ -41,7 +41,7 @@ def load_init_checkpoint(
 
     Args:
         model: a detector with one Hiera in it, or a trunk.
-        path: local, or http(s)://.
+        path: as `read_checkpoint`'s.
         allow_missing: fnmatch patterns of the model's tensors that may stay as initialised
             because the file lacks them or has them in another shape.
         allow_unexpected: fnmatch patterns of the file's tensors that may have no place. Tensors

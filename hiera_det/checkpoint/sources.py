@@ -73,6 +73,18 @@ _HF_SAM2 = {
     "blocks.{i}.mlp.proj_in.{p}": "blocks.{i}.mlp.fc1.{p}",
     "blocks.{i}.mlp.proj_out.{p}": "blocks.{i}.mlp.fc2.{p}",
 }
+_BIRDER = {  # counts stages from 1
+    "pos_embed": "pos_embed",
+    "pos_embed_win": "pos_embed_window",
+    "stem.proj.{p}": "patch_embed.proj.{p}",
+    "body.stage{s}.{l}.norm1.{p}": "blocks.{i}.norm1.{p}",
+    "body.stage{s}.{l}.attn.qkv.{p}": "blocks.{i}.attn.qkv.{p}",
+    "body.stage{s}.{l}.attn.proj.{p}": "blocks.{i}.attn.proj.{p}",
+    "body.stage{s}.{l}.proj.{p}": "blocks.{i}.proj.{p}",
+    "body.stage{s}.{l}.norm2.{p}": "blocks.{i}.norm2.{p}",
+    "body.stage{s}.{l}.mlp.0.{p}": "blocks.{i}.mlp.fc1.{p}",
+    "body.stage{s}.{l}.mlp.3.{p}": "blocks.{i}.mlp.fc2.{p}",
+}
 
 
 @dataclass(frozen=True)
@@ -94,6 +106,7 @@ class Source:
     prefix: str = ""  # of the trunk's keys
     left_out: tuple[LeftOut, ...] = ()
     sam2: bool = False  # trained with SAM 2's windows and global blocks
+    antialias: bool = False  # interpolates its background by another kernel, to 4 tokens a cell
     detector: bool = False  # a whole model of this project
 
 
@@ -101,6 +114,11 @@ _HEAD = LeftOut(
     "head",
     ("norm.*", "head.*", "classifier.*", "pooler.*", "hiera.pooler.*"),
     "classification: a norm after the mean over all tokens, and the classes",
+)
+_BIRDER_HEAD = LeftOut(
+    "head",
+    ("features.*", "classifier.*", "encoder.features.*", "encoder.classifier.*"),
+    "classification: pooling of all tokens, a norm, and the classes",
 )
 _ENCODER_NORM = LeftOut(
     "encoder_norm",
@@ -163,6 +181,11 @@ _HF_DET = Source(
     left_out=(_SAM2_NECK, _SAM2_REST),
     sam2=True,
 )
+# birder has no mark of SAM 2's windows: hieradet_* has them, hieradet_d_* has Hiera's.
+_BIRDER_MARKS = ("stem.proj.weight", "body.stage1.0.attn.qkv.weight", "pos_embed")
+_BIRDER_HIERA = Source(
+    "birder Hiera", _BIRDER_MARKS, _BIRDER, left_out=(_BIRDER_HEAD,), antialias=True
+)
 
 
 def _under(source: Source, prefix: str) -> Source:
@@ -200,6 +223,18 @@ SOURCES: tuple[Source, ...] = (
         name="official MAE",
         marks=(*_OFFICIAL_MARKS, "decoder_pred.weight"),
         left_out=(_ENCODER_NORM, _FUSION, _DECODER),
+    ),
+    replace(  # its norm comes before the pooling
+        _BIRDER_HIERA,
+        name="birder HieraDet",
+        marks=(*_BIRDER_MARKS, "features.0.weight"),
+        antialias=False,
+    ),
+    _BIRDER_HIERA,
+    replace(
+        _under(_BIRDER_HIERA, "encoder."),
+        name="birder MAE",
+        left_out=(_ENCODER_NORM, _FUSION, _DECODER, _BIRDER_HEAD),
     ),
     Source("timm abswin", (_PATCH, _QKV, "pos_embed_win"), _TIMM_ABSWIN, left_out=(_HEAD,)),
     replace(  # without the head, only the user can tell it from a trunk of this project

@@ -25,6 +25,7 @@ VERBS = {
     "analyze": "parameters and multiply-adds of a config",
     "benchmark": "speed and memory beside other implementations",
     "plot": "draw the curves of a run",
+    "doctor": "say what works on this machine, and what to do about the rest",
 }
 
 
@@ -69,6 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="show where an error was raised; HIERA_DET_TRACEBACK=1 does so too",
     )
     args = parser.parse_args(argv[1:])
+    if getattr(args, "offline", False):
+        os.environ["HIERA_DET_OFFLINE"] = "1"  # which the processes of a run inherit
     try:
         return module.run(args) or 0
     except SystemExit:

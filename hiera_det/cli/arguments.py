@@ -2,7 +2,7 @@
 
 import argparse
 
-__all__ = ["add_overrides", "add_run_arguments"]
+__all__ = ["add_offline", "add_overrides", "add_run_arguments"]
 
 
 def add_run_arguments(parser: argparse.ArgumentParser, *, evaluates: bool = True) -> None:
@@ -40,7 +40,16 @@ def add_run_arguments(parser: argparse.ArgumentParser, *, evaluates: bool = True
         metavar="URL",
         help="tcp://host:port of machine 0; needed with several machines",
     )
+    add_offline(parser)
     add_overrides(parser)
+
+
+def add_offline(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--offline",
+        action="store_true",
+        help="fetch no weights: those named must be in the cache; HIERA_DET_OFFLINE=1 says so too",
+    )
 
 
 def _positive(text: str) -> int:

@@ -1,17 +1,21 @@
 """Converts the weights of any public Hiera to this project's file: a trunk, official names.
 
-IN is official Hiera or MAE-Hiera, SAM 2 or 2.1, timm, Hugging Face, or a checkpoint or output
-folder of this project, of which it takes the trunk; OUT is .pth or .safetensors. The file keeps
-what the weights say of themselves: variant, pos_embed, pixel mean and std of the pretraining.
+IN is official Hiera or MAE-Hiera, SAM 2 or 2.1, timm, Hugging Face, birder, or a checkpoint or
+output folder of this project, of which it takes the trunk; a file, an address or the name of a
+published one (docs/weights.md), which is fetched. OUT is .pth or .safetensors. The file keeps what
+the weights say of themselves: variant, pos_embed, pixel mean and std of the pretraining.
 train.init_checkpoint takes all of these as they are; convert to see what is in a file, to change
 its position tables, or to hand it on.
 """
 
 import argparse
 
+from .arguments import add_offline
+
 EXAMPLES = """
 examples:
-  hiera-det convert mae_hiera_base_224.pth hiera_b.safetensors --pos absolute_win
+  hiera-det convert mae_hiera_base_224 hiera_b.safetensors --pos absolute_win
+  hiera-det convert hiera_abswin_base_mim hiera_b_abswin.pth
   hiera-det convert sam2.1_hiera_large.pt sam2_hiera_l.pth
   hiera-det convert hiera_tiny_224.pth hiera_t_1024.pth --to 1024
   from a pretraining run to a detector:
@@ -24,7 +28,7 @@ Nothing is written if a single tensor is left over or does not fit.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("input", metavar="IN", help=".pth .pt .pyth .bin .safetensors, http(s)://, or a run")
+    add("input", metavar="IN", help=".pth .pt .pyth .bin .safetensors, http(s)://, name, or run")
     add("output", metavar="OUT", help=".pth or .safetensors; must not exist")
     add(
         "--pos",
@@ -45,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="name of the size, where shapes leave a choice: sam2_hiera_* says that the weights "
         "belong to SAM 2's windows and global blocks, hiera_* that any windows may be used",
     )
+    add_offline(parser)
 
 
 def run(args: argparse.Namespace) -> None:

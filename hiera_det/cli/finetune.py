@@ -19,7 +19,7 @@ examples:
         --config-file pretrain/configs/finetune_hiera_b.py ...
   accuracy of official weights:
     hiera-det finetune --config-file pretrain/finetune_hiera_b.py --eval-only \\
-        train.init_checkpoint=hiera_base_224.pth dataloader.test.dataset.root=/data/imagenet/val
+        train.init_checkpoint=hiera_base_224 dataloader.test.dataset.root=/data/imagenet/val
 """
 
 

@@ -22,7 +22,7 @@ examples:
   8 GPUs; on several machines add torchrun's --nnodes and --rdzv-endpoint:
     torchrun --nproc-per-node 8 -m hiera_det pretrain --config-file ...
   continue a run that was stopped (options stand before key=value):        ... --resume
-  continue from official weights:         ... train.init_checkpoint=mae_hiera_base_224.pth
+  continue from official weights:         ... train.init_checkpoint=mae_hiera_base_224
 """
 
 

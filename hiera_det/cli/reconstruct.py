@@ -11,7 +11,7 @@ an official mae_hiera_*.pth).
 import argparse
 from pathlib import Path
 
-from .arguments import add_overrides
+from .arguments import add_offline, add_overrides
 
 EXAMPLES = """
 examples:
@@ -19,7 +19,7 @@ examples:
     hiera-det reconstruct --run output/mae_hiera_shapes --output reconstructions.png
   official weights on your images, with more hidden:
     hiera-det reconstruct --config-file pretrain/mae_hiera_b.py \\
-        --weights mae_hiera_base_224.pth --output reconstructions.png \\
+        --weights mae_hiera_base_224 --output reconstructions.png \\
         dataloader.train.dataset.root=/data/images model.mask_ratio=0.75
 """
 
@@ -29,10 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--run", metavar="DIR", help="output folder: its config and checkpoint")
     source.add_argument("--config-file", metavar="FILE", help="a config; needs --weights")
     add = parser.add_argument
-    add("--weights", metavar="FILE", help="an autoencoder; default: --run's newest")
+    add("--weights", metavar="FILE", help="an autoencoder, or its name; default: --run's newest")
     add("--output", metavar="PNG", required=True, help="must not exist")
     add("--num-images", type=int, default=8, metavar="N", help="rows (default 8)")
     add("--seed", type=int, default=0, help="chooses images and masks (default 0)")
+    add_offline(parser)
     add_overrides(parser)
 
 

@@ -17,7 +17,7 @@ examples:
     python tools/lazyconfig_train_net.py --config-file configs/shapes/mask_rcnn_hiera_shapes.py
   COCO on 8 GPUs, from MAE weights:
     hiera-det train --config-file COCO/mask_rcnn_hiera_b.py --num-gpus 8 \\
-        train.init_checkpoint=mae_hiera_base_224.pth
+        train.init_checkpoint=mae_hiera_base_224
   the same under torchrun:
     torchrun --nproc-per-node 8 -m hiera_det train --config-file ...
   what it would do, without doing it:                  ... --dry-run

@@ -13,6 +13,8 @@ from detectron2.utils.registry import _convert_target_to_string
 from omegaconf import DictConfig, OmegaConf, SCMode
 from omegaconf.errors import InterpolationToMissingValueError
 
+from hiera_det.checkpoint.zoo import is_published
+
 from .resolvers import FORMULAS, ON_DEMAND
 from .values import PATHS, find_node, raw_value
 
@@ -29,7 +31,8 @@ def resolved(cfg: DictConfig) -> DictConfig:
     * `register_coco_json` stays: it opens the annotation file when the dataset is asked for, so the
       model can be built where the data are not.
     * Paths (`values.PATHS`) become absolute, `output_dir` too: they mean the same files from every
-      folder. A run that was moved needs `train.output_dir=` and a dataset its new paths.
+      folder. Addresses and names of published weights stay. A run that was moved needs
+      `train.output_dir=` and a dataset its new paths.
     * Values that are still missing ("???") stay missing, and so does what is made of them.
 
     Raises:
@@ -50,7 +53,8 @@ def resolved(cfg: DictConfig) -> DictConfig:
             continue
         if node._is_missing() or node._is_interpolation():
             continue
-        if value and "://" not in value:
+        is_name = key == "train.init_checkpoint" and is_published(value)
+        if value and "://" not in value and not is_name:
             OmegaConf.update(cfg, key, os.path.abspath(os.path.expanduser(value)))
     return cfg
 

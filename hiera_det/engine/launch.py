@@ -20,6 +20,8 @@ import torch.multiprocessing as mp
 from detectron2.engine import launch
 from detectron2.utils import comm
 
+from hiera_det.checkpoint.download import DownloadError
+
 from .trainer import NonFiniteError, Stopped
 
 __all__ = ["launch_run", "report_error", "under_torchrun"]
@@ -165,7 +167,14 @@ def _leave(status: int) -> None:
 
 
 # ------------------------------------------------------------------------------------ errors
-USER_ERRORS = (ValueError, FileNotFoundError, FileExistsError, ImportError, FloatingPointError)
+USER_ERRORS = (
+    ValueError,
+    FileNotFoundError,
+    FileExistsError,
+    DownloadError,
+    ImportError,
+    FloatingPointError,
+)
 OURS = ("hiera_det", "pretrain", "detectron2")
 
 

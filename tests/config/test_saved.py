@@ -136,14 +136,21 @@ def test_a_resolver_of_the_user_is_resolved():
     assert saved["train"]["mine"] == 42
 
 
-def test_paths_of_a_saved_config(tmp_path, monkeypatch):
+@pytest.mark.parametrize("weights", ["https://example.org/a.pth", "mae_hiera_base_224"])
+def test_paths_of_a_saved_config(tmp_path, monkeypatch, weights):
     monkeypatch.chdir(tmp_path)
-    weights = "https://example.org/a.pth"
     train = resolved(load_config("COCO/mask_rcnn_hiera_b", [f"train.init_checkpoint={weights}"]))
     assert train.train.init_checkpoint == weights
     assert train.train.output_dir == str(tmp_path / "output/mask_rcnn_hiera_b")
     assert train.dataloader.evaluator.output_dir == train.train.output_dir + "/inference"
     assert resolved(load_config("COCO/mask_rcnn_hiera_b")).train.init_checkpoint == ""
+
+
+def test_a_file_with_the_name_of_published_weights_is_a_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mae_hiera_base_224").touch()
+    cfg = load_config("COCO/mask_rcnn_hiera_b", ["train.init_checkpoint=mae_hiera_base_224"])
+    assert resolved(cfg).train.init_checkpoint == str(tmp_path / "mae_hiera_base_224")
 
 
 @pytest.mark.slow
