@@ -20,6 +20,8 @@ from hiera_det.modeling.units import UNIT_PIXELS
 
 __all__ = ["ExportableBackbone", "ExportableDetector"]
 
+BLANKS = 2
+
 
 class ExportableBackbone(nn.Module):
     """The maps of a detector's backbone, FPN's p2 to p6, of square images of pixels."""
@@ -133,11 +135,11 @@ class ExportableDetector(nn.Module):
             boxes = clip(boxes, size)
             width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
             exists = (width > self.rpn.min_box_size) & (height > self.rpn.min_box_size)
-            boxes = torch.where(exists[:, None], boxes, 0.0)  # a box of zeros suppresses none
+            boxes, logit = with_blanks(torch.where(exists[:, None], boxes, 0.0), logit)
             kept = nms(boxes, logit, self.rpn.nms_thresh)
-            best = torch.full_like(logit, -math.inf).scatter(0, kept, logit[kept])  # (K,)
+            best = torch.full_like(logit, -math.inf).scatter(0, kept, logit[kept])[:count]
             all_logits.append(torch.where(exists, best, -math.inf))
-            all_boxes.append(boxes)
+            all_boxes.append(boxes[:count])
         joined = torch.cat(all_logits)
         logit, top = joined.topk(min(self.rpn.post_nms_topk[False], len(joined)))
         exist = logit > -math.inf
@@ -162,13 +164,14 @@ class ExportableDetector(nn.Module):
         """The D best pairs of box and class, by NMS within each class."""
         num_classes = scores.shape[1]
         boxes = boxes.expand(-1, num_classes, -1).reshape(-1, 4)  # (N, K or 1, 4) -> (N * K, 4)
-        scores = scores.flatten()
-        chosen = (scores > self.stages[-1][1].test_score_thresh).nonzero()[:, 0]
+        boxes, scores = with_blanks(boxes, scores.flatten())
+        is_blank = torch.arange(len(scores), device=scores.device) >= len(scores) - BLANKS
+        above = scores > self.stages[-1][1].test_score_thresh
+        chosen = (above | is_blank).nonzero()[:, 0]
         candidates, classes = boxes[chosen], chosen % num_classes
         # Classes are moved apart, so that boxes of two of them never meet: torchvision's
         # `batched_nms`, to the last bit where it does so too (1000 candidates or fewer).
-        largest = torch.cat([candidates, candidates.new_zeros(1, 4)]).max()
-        apart = candidates + (classes.to(candidates) * (largest + 1))[:, None]
+        apart = candidates + (classes.to(candidates) * (candidates.max() + 1))[:, None]
         kept = chosen[nms(apart, scores[chosen], self.stages[-1][1].test_nms_thresh)]
         best = torch.zeros_like(scores).scatter(0, kept, scores[kept])
         best, top = best.topk(min(self.num_detections, len(best)))
@@ -205,6 +208,18 @@ def with_fixed_positions(backbone: nn.Module, side: int) -> nn.Module:
             trunk.register_buffer("fixed_positions", table)
             trunk.position_units = lambda grid, table=table: table  # type: ignore[method-assign]
     return backbone
+
+
+def with_blanks(boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Boxes (N, 4) and scores (N,) with `BLANKS` boxes of zeros and scores of 0 at the end.
+
+    NMS keeps boxes of zeros, and they suppress none. A graph that torch traces with some boxes
+    takes it for granted that there are 2 at least.
+    """
+    return (
+        torch.cat([boxes, boxes.new_zeros(BLANKS, 4)]),
+        torch.cat([scores, scores.new_zeros(BLANKS)]),
+    )
 
 
 def clip(boxes: Tensor, size: Tensor) -> Tensor:
