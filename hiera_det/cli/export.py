@@ -8,6 +8,7 @@ scores to 1e-3, masks to an IoU of 0.99, maps to 1e-4. It says class names, size
 """
 
 import argparse
+import os
 
 EXAMPLES = """
 examples:
@@ -22,7 +23,7 @@ and then, without a model's code:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--weights", required=True, metavar="FILE", help="a detector's checkpoint")
+    add("--weights", required=True, metavar="FILE", help="a detector's checkpoint, or the folder of a run")
     add(
         "--config-file",
         metavar="FILE",
@@ -51,26 +52,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from hiera_det.export.files import check_output, export_model
     from hiera_det.export.images import sample_images
-    from hiera_det.predict import Predictor
 
     check_output(args.output)
-    predictor = _predictor(Predictor, args)
+    predictor = _predictor(args)
     images, where = sample_images(predictor.cfg, args.images)
-    print(f"comparing on {len(images)} images of {where}", flush=True)
+    print(f"comparing on {len(images)} images, {where}", flush=True)
     print(export_model(predictor, args.output, images, part=args.part))
 
 
-def _predictor(predictor_class, args: argparse.Namespace):
+def _predictor(args: argparse.Namespace):
     """In float32 on the CPU, at `--image-size`."""
-    from hiera_det.config import apply_overrides, load_config
+    from hiera_det.export.files import with_image_size
+    from hiera_det.predict import Predictor, open_predictor
+    from hiera_det.predict.predictor import weights_of_run
 
-    sizes = [] if args.image_size is None else [f"dataloader.image_size={args.image_size}"]
-    if args.config_file:
-        config = load_config(args.config_file, sizes)
-        return predictor_class(config, args.weights, device="cpu")
-    predictor = predictor_class.from_weights(args.weights, device="cpu")
-    if sizes:
-        predictor = predictor_class(
-            apply_overrides(predictor.cfg, sizes), args.weights, device="cpu"
-        )
-    return predictor
+    how = {"device": "cpu", "precision": "fp32"}
+    predictor = open_predictor(args.weights, args.config_file, **how)
+    if not isinstance(predictor, Predictor):
+        raise ValueError(f"--weights {args.weights} is an exported file already")
+    if args.image_size is None:
+        return predictor
+    weights = weights_of_run(args.weights) if os.path.isdir(args.weights) else args.weights
+    return Predictor(with_image_size(predictor.cfg, args.image_size), weights, **how)

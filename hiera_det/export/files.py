@@ -1,5 +1,6 @@
 """Files of exported detectors: traced, compared with the model, and only then kept."""
 
+import copy
 import hashlib
 import json
 import os
@@ -24,7 +25,7 @@ from .parity import DetectionParity, MapParity
 from .postprocess import detections, network_input
 from .runtime import FACTS, Run, _instances, open_onnx
 
-__all__ = ["PARTS", "SUFFIXES", "export_model", "open_pt2"]
+__all__ = ["PARTS", "SUFFIXES", "export_model", "open_pt2", "with_image_size"]
 
 PARTS = ("detector", "trunk")
 SUFFIXES = (".onnx", ".pt2")
@@ -41,6 +42,7 @@ class Detector(Protocol):
     image_format: str
     class_names: list[str]
     class_colors: list[tuple[int, int, int]]
+    category_ids: list[int]
 
     def predict_images(self, images: Sequence[np.ndarray]) -> list[Instances]: ...
 
@@ -136,7 +138,7 @@ def describe(predictor: Detector, part: str) -> dict[str, Any]:
     if side < max_size:
         raise ValueError(
             f"model.backbone.square_pad={side}: a file takes squares of one size, in which images "
-            f"of {max_size} px (max_size of the test augmentation) have room; set it to {max_size}"
+            f"of {max_size} px (max_size of the test augmentation) have room; set it to {max_size}, or give --image-size"
         )
     facts: dict[str, Any] = {
         "hiera_det": __version__,
@@ -147,8 +149,11 @@ def describe(predictor: Detector, part: str) -> dict[str, Any]:
         "input_format": predictor.image_format,
         "pixel_mean": model.pixel_mean.flatten().tolist(),
         "pixel_std": model.pixel_std.flatten().tolist(),
+        "intensity_range": _plain(cfg, "dataloader.intensity_range"),
+        "page": _plain(cfg, "dataloader.page"),
         "class_names": list(predictor.class_names),
         "class_colors": [list(color) for color in predictor.class_colors],
+        "category_ids": list(predictor.category_ids),
         "config_sha256": _digest(cfg),
     }
     if part == "trunk":
@@ -175,6 +180,22 @@ def _resize_rule(cfg: DictConfig) -> tuple[int, int]:
             "one short_edge_length can be exported"
         )
     return edge, int(first.get("max_size", edge))
+
+
+def with_image_size(cfg: DictConfig, side: int) -> DictConfig:
+    """A copy whose test images are resized to fit a square of `side` px, and padded to it."""
+    cfg = copy.deepcopy(cfg)
+    OmegaConf.update(cfg, "dataloader.image_size", side, force_add=True)
+    OmegaConf.update(cfg, "model.backbone.square_pad", side, force_add=True)
+    _resize_rule(cfg)
+    rule = cfg.dataloader.test.mapper.augmentations[0]
+    rule.update(short_edge_length=side, max_size=side)
+    return cfg
+
+
+def _plain(cfg: DictConfig, key: str) -> Any:
+    value = OmegaConf.select(cfg, key)
+    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
 
 
 def _digest(cfg: DictConfig) -> str:

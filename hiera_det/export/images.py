@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import numpy as np
-from detectron2.data import get_detection_dataset_dicts
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from omegaconf import DictConfig, OmegaConf
 
 from hiera_det.data.images import ImageFiles, read_image
@@ -34,24 +34,25 @@ def sample_images(
     if folder is not None:
         files = ImageFiles(os.fspath(folder))
         paths = [files.path(k) for k in range(len(files))]
-        where = str(folder)
+        where = f"of {folder}"
     else:
         paths, where = _test_paths(cfg)
     if not paths:
-        return _generated(int(cfg.dataloader.image_size)), "generated images"
+        return _generated(int(cfg.dataloader.image_size)), "generated"
     chosen = [paths[k * len(paths) // min(most, len(paths))] for k in range(min(most, len(paths)))]
     return [(Path(path).name, read_image(path, "RGB", *pixels)) for path in chosen], where
 
 
 def _test_paths(cfg: DictConfig) -> tuple[list[str], str]:
     """Files of the test set, or none where it is not on this machine."""
+    name = OmegaConf.select(cfg, "dataloader.test.dataset.names")
     try:
-        names = OmegaConf.select(cfg, "dataloader.test.dataset.names")
-        records = get_detection_dataset_dicts(names, filter_empty=False)
-    except Exception:  # not registered, no annotations, no network: whatever stands in the way
+        if not os.path.isfile(MetadataCatalog.get(name).json_file):  # shapes would be made
+            return [], ""
+        paths = [record["file_name"] for record in DatasetCatalog.get(name)]
+    except Exception:  # not registered, damaged, several: whatever stands in the way
         return [], ""
-    paths = [record["file_name"] for record in records]
-    return [path for path in paths if os.path.isfile(path)], str(names)
+    return [path for path in paths if os.path.isfile(path)], f"of {name}"
 
 
 def _generated(side: int) -> list[tuple[str, np.ndarray]]:

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,6 +43,7 @@ class OnnxDetector:
             raise ValueError(f"{path} holds a {self.facts['part']} alone, which detects nothing")
         self.class_names: list[str] = list(self.facts["class_names"])
         self.class_colors = [(r, g, b) for r, g, b in self.facts["class_colors"]]
+        self.category_ids: list[int] = list(self.facts["category_ids"])
         self.image_format: str = self.facts["input_format"]
 
     def __call__(self, image: np.ndarray) -> dict[str, np.ndarray]:
@@ -65,6 +67,11 @@ class OnnxDetector:
 
 class OnnxPredictor(OnnxDetector):
     """`OnnxDetector` with the results of `hiera_det.predict.Predictor`: Detectron2's Instances."""
+
+    @property
+    def mapper(self) -> SimpleNamespace:
+        """How files of more than 8 bits are read, where `hiera_det.predict` looks for it."""
+        return SimpleNamespace(**{key: self.facts[key] for key in ("intensity_range", "page")})
 
     def predict_images(self, images: Sequence[np.ndarray]) -> list["Instances"]:
         """Detections in images, each on its own: the graph takes one at a time.

@@ -59,6 +59,7 @@ class Built:
         count = self.cfg.model.roi_heads.num_classes
         self.class_names = [f'class "{k}" <ü>' for k in range(count)]
         self.class_colors = [(k, 255 - k, 7) for k in range(count)]
+        self.category_ids = [2 * k + 1 for k in range(count)]
         self.augmentation = instantiate(self.cfg.dataloader.test.mapper.augmentations[0])
 
     @torch.no_grad()
