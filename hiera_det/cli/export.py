@@ -1,10 +1,11 @@
 """Exports a detector, or its trunk and pyramid, to ONNX or torch.export.
 
 The detector takes one image, resized and padded to a square of dataloader.image_size, and gives
-boxes, scores, classes and masks, with NMS inside; hiera_det/export/postprocess.py (NumPy and Pillow)
-resizes before and pastes masks after. The trunk gives the maps of the pyramid for any number of
-images. The file is compared with the model on images, and kept only if they agree: boxes to 0.1 px,
-scores to 1e-3, masks to an IoU of 0.99, maps to 1e-4. It says class names, sizes, mean and std.
+boxes, scores, classes and masks, with NMS inside; hiera_det/export/postprocess.py (NumPy and
+Pillow) resizes before and pastes masks after. The trunk gives the maps of the pyramid for any
+number of images. The file is compared with the model on images, and kept only if they agree: boxes
+to 0.1 px, scores to 1e-3, masks to an IoU of 0.99, maps to 1e-4. It says class names, sizes, mean
+and std.
 """
 
 import argparse
@@ -23,7 +24,12 @@ and then, without a model's code:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--weights", required=True, metavar="FILE", help="a detector's checkpoint, or the folder of a run")
+    add(
+        "--weights",
+        required=True,
+        metavar="FILE",
+        help="a detector's checkpoint, or a run's folder",
+    )
     add(
         "--config-file",
         metavar="FILE",

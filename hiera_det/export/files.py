@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from detectron2.structures import Instances
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from hiera_det import __version__
@@ -38,7 +38,7 @@ class Detector(Protocol):
     """What of a `hiera_det.predict.Predictor` is needed here."""
 
     cfg: DictConfig
-    model: nn.Module
+    model: Any  # GeneralizedRCNN
     image_format: str
     class_names: list[str]
     class_colors: list[tuple[int, int, int]]
@@ -89,7 +89,9 @@ def export_model(
             os.rename(file, output.parent / file.name)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return f"{output}: {part} for images of {facts['image_size']} px, equal to the model on {parity}"
+    return (
+        f"{output}: {part} for images of {facts['image_size']} px, equal to the model on {parity}"
+    )
 
 
 def check_output(output: str | os.PathLike) -> Path:
@@ -138,7 +140,8 @@ def describe(predictor: Detector, part: str) -> dict[str, Any]:
     if side < max_size:
         raise ValueError(
             f"model.backbone.square_pad={side}: a file takes squares of one size, in which images "
-            f"of {max_size} px (max_size of the test augmentation) have room; set it to {max_size}, or give --image-size"
+            f"of {max_size} px (max_size of the test augmentation) have room; set it to "
+            f"{max_size}, or give --image-size"
         )
     facts: dict[str, Any] = {
         "hiera_det": __version__,
@@ -157,7 +160,10 @@ def describe(predictor: Detector, part: str) -> dict[str, Any]:
         "config_sha256": _digest(cfg),
     }
     if part == "trunk":
-        return facts | {"inputs": ["images", "sizes"], "outputs": list(model.backbone.output_shape())}
+        return facts | {
+            "inputs": ["images", "sizes"],
+            "outputs": list(model.backbone.output_shape()),
+        }
     outputs = ["boxes", "scores", "classes"] + ["masks"] * model.roi_heads.mask_on
     facts |= {"inputs": ["image", "size"], "outputs": outputs}
     predictors = model.roi_heads.box_predictor
@@ -176,8 +182,8 @@ def _resize_rule(cfg: DictConfig) -> tuple[int, int]:
     edge = first.get("short_edge_length")
     if name.rpartition(".")[2] != "ResizeShortestEdge" or not isinstance(edge, int):
         raise ValueError(
-            "dataloader.test.mapper.augmentations: only images resized by one ResizeShortestEdge of "
-            "one short_edge_length can be exported"
+            "dataloader.test.mapper.augmentations: what can be exported is one ResizeShortestEdge, "
+            "with one short_edge_length"
         )
     return edge, int(first.get("max_size", edge))
 
@@ -209,20 +215,21 @@ def _name(value: Any) -> str:
 
 
 # ---------------------------------------------------------------------------------- writing
-def _write(model: nn.Module, path: Path, facts: dict[str, Any]) -> None:
+def _write(model: Any, path: Path, facts: dict[str, Any]) -> None:
     """Traces the part that `facts` describe and writes it to `path`."""
     side = facts["image_size"]
     channels = len(facts["pixel_mean"])
     dynamic: dict[str, Any] | None = None
+    pixels = torch.zeros(side, side, channels, dtype=torch.uint8)
+    size = torch.tensor([side, side])
     if facts["part"] == "trunk":
         module: nn.Module = ExportableBackbone(model, side)
         batch = torch.export.Dim("batch")
         dynamic = {"images": {0: batch}, "sizes": {0: batch}}
-        size = torch.full((2, 2), side)
-        example: tuple[Tensor, ...] = (torch.zeros(2, side, side, channels, dtype=torch.uint8), size)
+        example = torch.stack([pixels, pixels]), torch.stack([size, size])
     else:
         module = ExportableDetector(model, side)
-        example = torch.zeros(side, side, channels, dtype=torch.uint8), torch.tensor([side, side])
+        example = pixels, size
     module.eval().requires_grad_(False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch about itself
@@ -234,7 +241,7 @@ def _write(model: nn.Module, path: Path, facts: dict[str, Any]) -> None:
 
 
 def _write_onnx(program: Any, path: Path, facts: dict[str, Any]) -> None:
-    exported = torch.onnx.export(
+    exported: Any = torch.onnx.export(
         program,
         (),
         dynamo=True,
@@ -287,7 +294,7 @@ def _compare(
 
 
 def _maps(
-    model: nn.Module, run: Run, facts: dict[str, Any], image: np.ndarray
+    model: Any, run: Run, facts: dict[str, Any], image: np.ndarray
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Maps of an image by the model, and by the file in a batch of three."""
     pixels, (height, width) = network_input(image, facts)

@@ -7,6 +7,7 @@ detections whatever the image; what an image does not fill has a score of 0 and 
 
 import copy
 import math
+from typing import Any
 
 import torch
 from detectron2.modeling import GeneralizedRCNN
@@ -57,10 +58,13 @@ class ExportableBackbone(nn.Module):
 class Normalise(nn.Module):
     """Subtraction of mean and division by standard deviation; 0 outside the pixels."""
 
+    pixel_mean: Tensor  # (C, 1, 1)
+    pixel_std: Tensor
+
     def __init__(self, model: GeneralizedRCNN, side: int):
         super().__init__()
         self.side = side
-        self.register_buffer("pixel_mean", model.pixel_mean.clone())  # (C, 1, 1)
+        self.register_buffer("pixel_mean", model.pixel_mean.clone())
         self.register_buffer("pixel_std", model.pixel_std.clone())
 
     def forward(self, images: Tensor, sizes: Tensor) -> Tensor:
@@ -92,8 +96,8 @@ class ExportableDetector(nn.Module):
         _check(model, self.num_detections)
         self.normalise = Normalise(model, side)
         self.backbone = with_fixed_positions(model.backbone, side)
-        self.rpn = model.proposal_generator
-        self.heads = heads
+        self.rpn: Any = model.proposal_generator
+        self.heads: Any = heads
         strides = [model.backbone.output_shape()[name].stride for name in self.rpn.in_features]
         empty = model.pixel_mean.new_zeros(1)
         grids = [empty.expand(1, 1, math.ceil(side / s), math.ceil(side / s)) for s in strides]
@@ -150,7 +154,7 @@ class ExportableDetector(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Boxes (N, K or 1, 4) and scores (N, K) of proposals (N, 4), by one stage or a cascade."""
         features = [maps[name] for name in self.heads.box_in_features]
-        total: Tensor | float = 0.0
+        total: Any = 0.0
         for head, predictor in self.stages:
             boxes = clip(boxes[:, :4], size)  # of the stage before; proposals are clipped
             logits, deltas = predictor(head(pool(self.heads.box_pooler, features, boxes)))
@@ -202,11 +206,12 @@ def with_fixed_positions(backbone: nn.Module, side: int) -> nn.Module:
         raise ValueError(f"image size {side}: give a multiple of {UNIT_PIXELS} px")
     backbone = copy.deepcopy(backbone).eval()
     grid = (side // UNIT_PIXELS, side // UNIT_PIXELS)
-    for trunk in backbone.modules():
-        if isinstance(trunk, Hiera):
+    for module in backbone.modules():
+        if isinstance(module, Hiera):
+            trunk: Any = module
             table = trunk.position_units(grid).detach().clone()  # (1, U, 64, C)
             trunk.register_buffer("fixed_positions", table)
-            trunk.position_units = lambda grid, table=table: table  # type: ignore[method-assign]
+            trunk.position_units = lambda grid, trunk=trunk: trunk.fixed_positions
     return backbone
 
 
@@ -229,7 +234,7 @@ def clip(boxes: Tensor, size: Tensor) -> Tensor:
     return torch.minimum(boxes.clamp(min=0.0), limit)
 
 
-def pool(pooler: nn.Module, maps: list[Tensor], boxes: Tensor) -> Tensor:
+def pool(pooler: Any, maps: list[Tensor], boxes: Tensor) -> Tensor:
     """`ROIPooler` of one image's boxes (N, 4): (N, C, *output_size).
 
     All boxes are pooled from all levels, those that belong to another level as a box of zeros.
@@ -242,7 +247,7 @@ def pool(pooler: nn.Module, maps: list[Tensor], boxes: Tensor) -> Tensor:
         pooler.canonical_box_size,
         pooler.canonical_level,
     )
-    pooled: Tensor | float = 0.0
+    pooled: Any = 0.0
     for level, (features, align) in enumerate(zip(maps, pooler.level_poolers, strict=True)):
         here = levels == level
         rois = torch.where(here[:, None], boxes, 0.0)
@@ -259,7 +264,7 @@ def pool(pooler: nn.Module, maps: list[Tensor], boxes: Tensor) -> Tensor:
     return pooled
 
 
-def _box_stages(heads: nn.Module) -> list[tuple[nn.Module, nn.Module]]:
+def _box_stages(heads: Any) -> list[tuple[Any, Any]]:
     """(head, predictor) of each stage of a cascade, or of the only one."""
     if isinstance(heads.box_head, nn.ModuleList):
         return list(zip(heads.box_head, heads.box_predictor, strict=True))
@@ -269,7 +274,7 @@ def _box_stages(heads: nn.Module) -> list[tuple[nn.Module, nn.Module]]:
 def _check(model: GeneralizedRCNN, num_detections: int) -> None:
     if num_detections < 1:
         raise ValueError(
-            f"test_topk_per_image={num_detections}: a graph of fixed size needs a number, at least 1"
+            f"test_topk_per_image={num_detections}: a fixed graph needs a number, at least 1"
         )
     for _, predictor in _box_stages(model.roi_heads):
         if getattr(predictor, "use_sigmoid_ce", False):

@@ -18,8 +18,10 @@ def network_input(image: np.ndarray, facts: dict) -> tuple[np.ndarray, np.ndarra
         facts: of the file: "image_size", "short_edge", "max_size" and "input_format".
     """
     short = min(image.shape[:2])
-    exact = [n * (facts["short_edge"] / short) if n > short else facts["short_edge"]
-             for n in image.shape[:2]]
+    exact = [
+        n * (facts["short_edge"] / short) if n > short else facts["short_edge"]
+        for n in image.shape[:2]
+    ]
     shrink = min(1.0, facts["max_size"] / max(exact))
     size = int(exact[0] * shrink + 0.5), int(exact[1] * shrink + 0.5)
     pixels = Image.fromarray(image)

@@ -125,7 +125,9 @@ def open_onnx(
         raise ValueError(f"{path}: ONNX Runtime cannot read it: {error}") from error
     metadata = session.get_modelmeta().custom_metadata_map
     if FACTS not in metadata:
-        raise ValueError(f"{path} was not written by `hiera-det export`: its metadata lacks {FACTS}")
+        raise ValueError(
+            f"{path} was not written by `hiera-det export`: its metadata lacks {FACTS}"
+        )
     names = [output.name for output in session.get_outputs()]
 
     def run(**arrays: np.ndarray) -> dict[str, np.ndarray]:

@@ -76,7 +76,9 @@ class Built:
                 image = image[:, :, ::-1]
             resized = AugInput(image)
             AugmentationList([self.augmentation])(resized)
-            pixels = np.ascontiguousarray(resized.image.transpose(2, 0, 1))  # (H, W, C) -> (C, H, W)
+            pixels = np.ascontiguousarray(
+                resized.image.transpose(2, 0, 1)
+            )  # (H, W, C) -> (C, H, W)
             inputs = {"image": torch.from_numpy(pixels), "height": height, "width": width}
             results.append(self.model([inputs])[0]["instances"])
         return results

@@ -84,5 +84,8 @@ def test_another_size_and_images_that_are_made(weights, tmp_path, capsys, monkey
     maps = run(images=np.zeros((1, 64, 64, 3), np.uint8), sizes=np.array([[64, 64]]))
     assert maps["p2"].shape == (1, 16, 16, 16)
 
-    assert cli.main([*argv[:4], str(tmp_path / "other.pt2"), "--part", "trunk", "--image-size", "100"]) == 2
+    assert (
+        cli.main([*argv[:4], str(tmp_path / "other.pt2"), "--part", "trunk", "--image-size", "100"])
+        == 2
+    )
     assert "error: image size 100: give a multiple of 32 px" in capsys.readouterr().err

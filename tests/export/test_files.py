@@ -34,7 +34,9 @@ def detector(build, images, tmp_path_factory):
 @slow
 def test_an_onnx_file_finds_what_the_model_finds(detector, images):
     built, path, report = detector
-    assert report.startswith(f"{path}: detector for images of 96 px, equal to the model on 6 images")
+    assert report.startswith(
+        f"{path}: detector for images of 96 px, equal to the model on 6 images"
+    )
     assert [file.name for file in path.parent.iterdir()] == ["model.onnx"]
     predictor = OnnxPredictor(path, num_threads=1)
     assert predictor.class_names == built.class_names
@@ -182,7 +184,10 @@ def test_a_missing_package_and_an_old_torch_are_one_line(tmp_path, monkeypatch):
     ("override", "message"),
     [
         ("model.backbone.square_pad=64", "square_pad=64: a file takes squares .* set it to 96"),
-        ("dataloader.test.mapper.augmentations=[]", "only images resized by one ResizeShortestEdge"),
+        (
+            "dataloader.test.mapper.augmentations=[]",
+            "can be exported is one ResizeShortestEdge",
+        ),
     ],
 )
 def test_images_that_no_fixed_graph_can_take(override, message, build, images, tmp_path):

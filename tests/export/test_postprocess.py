@@ -64,8 +64,8 @@ def test_masks_are_pasted_as_detectron2_does(side):
         pred_masks=torch.from_numpy(masks)[:, None],
     )
     results.pred_boxes.clip(net)
-    expected = detector_postprocess(results, *image)
-    clipped = results.pred_boxes.tensor.numpy()
+    clipped = results.pred_boxes.tensor.numpy().copy()
+    expected = detector_postprocess(results, *image)  # Detectron2's scales its input's boxes
     outputs = {"boxes": clipped, "scores": scores, "classes": classes, "masks": masks}
     # What the graph fills up with, behind the detections.
     outputs = {k: np.concatenate([v, np.zeros_like(v[:3])]) for k, v in outputs.items()}
