@@ -22,6 +22,7 @@ VERBS = {
     "probe": "linear probe: how well a frozen trunk's features tell classes apart",
     "reconstruct": "draw what a masked autoencoder makes of masked images",
     "convert": "convert the weights of any public Hiera, or take the trunk out of a run",
+    "export": "write a detector as an ONNX or torch.export file",
     "check-data": "say what is wrong with a COCO-format dataset",
     "analyze": "parameters and multiply-adds of a config",
     "benchmark": "speed and memory beside other implementations",
