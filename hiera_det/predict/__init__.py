@@ -1,0 +1,1 @@
+"""Detections of images, videos and large images, by a trained detector."""
