@@ -86,7 +86,9 @@ def predict_video(
     """
     path, output_folder = Path(path), Path(output_folder)
     kept = _class_numbers(predictor.class_names, classes)
-    targets = [output_folder / f"{path.stem}{end}" for end in (".mp4", "_tracks.csv", "_tracks.json")]
+    targets = [
+        output_folder / f"{path.stem}{end}" for end in (".mp4", "_tracks.csv", "_tracks.json")
+    ]
     for target in targets:
         if target.exists():
             raise FileExistsError(f"{target} is there already; move it, or choose another folder")
@@ -150,9 +152,12 @@ def _is_shown(instances: Instances, score: float, kept: list[int] | None) -> Any
     """Flags (N,)."""
     flags = instances.scores >= score
     if kept is not None:
-        flags = flags & sum(
-            (instances.pred_classes == k for k in kept), start=flags.new_zeros(flags.shape)
-        ).bool()
+        flags = (
+            flags
+            & sum(
+                (instances.pred_classes == k for k in kept), start=flags.new_zeros(flags.shape)
+            ).bool()
+        )
     return flags
 
 
