@@ -11,6 +11,9 @@ from .files import newest_checkpoint, read_checkpoint, write_checkpoint
 
 __all__ = ["convert_file"]
 
+# What a run's checkpoint says of its detector, of which the trunk alone is left.
+OF_A_DETECTOR = ("category_ids", "class_colors", "class_names", "config", "num_classes")
+
 
 def convert_file(
     source: str,
@@ -53,7 +56,8 @@ def convert_file(
     origin = file.meta.get("source", converted.source.name)
     meta = {"source": origin, "pos_embed": kind}
     meta |= {"variant": converted.variant} if converted.variant else {}
-    write_checkpoint(target, state, {**file.meta, **meta})
+    kept = {key: value for key, value in file.meta.items() if key not in OF_A_DETECTOR}
+    write_checkpoint(target, state, {**kept, **meta})
     rows = [
         f"  {count:4d}  {converted.source.prefix}{_starred(row)} -> {_starred(name)}"
         for row, (name, count) in converted.mapped.items()

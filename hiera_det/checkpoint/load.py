@@ -100,8 +100,12 @@ def load_init_checkpoint(
     return verdict
 
 
-def load_full(model: nn.Module, path: str) -> str:
+def load_full(model: nn.Module, file: str | CheckpointFile) -> str:
     """Loads a checkpoint of the whole model, for evaluation: every tensor, and no other.
+
+    Args:
+        model: on any device.
+        file: its path, or what `read_checkpoint` returned for it.
 
     Returns:
         The verdict, which is also logged.
@@ -112,8 +116,8 @@ def load_full(model: nn.Module, path: str) -> str:
             other shapes. Then nothing is loaded.
     """
     model = _unwrap(model)
-    file = read_checkpoint(path)
-    own = model.state_dict()
+    file = file if isinstance(file, CheckpointFile) else read_checkpoint(file)
+    own, path = model.state_dict(), file.path
     rest = [key for key in own if ".trunk." not in key]
     if rest and not any(key in file.state for key in rest):
         raise ValueError(

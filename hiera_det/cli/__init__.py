@@ -16,6 +16,7 @@ __all__ = ["VERBS", "console", "main"]
 VERBS = {
     "train": "train a detector from a config, and evaluate it",
     "eval": "evaluate a detector's weights",
+    "predict": "find objects on images and videos with a trained detector",
     "pretrain": "pretrain a trunk as a masked autoencoder (MAE) on a folder of images",
     "finetune": "fine-tune a pretrained trunk for classification",
     "probe": "linear probe: how well a frozen trunk's features tell classes apart",

@@ -8,7 +8,8 @@ from .find import config_root, config_roots, find_config
 from .load import load_config
 from .overrides import apply_overrides
 from .resolvers import register_resolvers
-from .save import resolved, save_config
+from .safe import load_safe_config
+from .save import config_text, resolved, save_config
 from .values import check_values
 
 __all__ = [
@@ -16,8 +17,10 @@ __all__ = [
     "check_values",
     "config_root",
     "config_roots",
+    "config_text",
     "find_config",
     "load_config",
+    "load_safe_config",
     "resolved",
     "save_config",
 ]

@@ -16,7 +16,7 @@ from omegaconf.errors import InterpolationToMissingValueError
 from .resolvers import FORMULAS, ON_DEMAND
 from .values import PATHS, find_node, raw_value
 
-__all__ = ["resolved", "save_config"]
+__all__ = ["config_text", "resolved", "save_config"]
 
 
 def resolved(cfg: DictConfig) -> DictConfig:
@@ -62,17 +62,26 @@ def save_config(cfg: DictConfig, path: str | Path) -> None:
     `config/resolvers.py` say cannot be read. (`LazyConfig.save` of the real Detectron2 evaluates
     every interpolation, so it needs the data that a config names.)
     """
-    cfg = resolved(cfg)
-    content = OmegaConf.to_container(cfg, resolve=False, structured_config_mode=SCMode.INSTANTIATE)
+    text = config_text(cfg)
+    if text is None:
+        LazyConfig.save(resolved(cfg), str(path))  # Detectron2 warns, and pickles it beside
+    else:
+        Path(path).write_text(text, encoding="utf-8")
+
+
+def config_text(cfg: DictConfig) -> str | None:
+    """`resolved(cfg)` as YAML; None where it holds what YAML cannot, such as a lambda."""
+    content = OmegaConf.to_container(
+        resolved(cfg), resolve=False, structured_config_mode=SCMode.INSTANTIATE
+    )
     try:
         text = yaml.dump(
             _targets_as_paths(content), default_flow_style=None, width=1000, allow_unicode=True
         )
         yaml.unsafe_load(text)  # what `LazyConfig.load` does; raises for a lambda
     except (yaml.YAMLError, TypeError, AttributeError, ImportError):
-        LazyConfig.save(cfg, str(path))  # Detectron2 warns, and pickles it beside
-        return
-    Path(path).write_text(text, encoding="utf-8")
+        return None
+    return text
 
 
 def _targets_as_paths(content: Any) -> Any:

@@ -27,8 +27,10 @@ __all__ = [
     "ImageFiles",
     "center_crop",
     "describe_images",
+    "eight_bits",
     "open_image",
     "random_crop",
+    "image_pixels",
     "read_image",
     "valid_range",
 ]
@@ -83,9 +85,19 @@ def read_image(
         raise ValueError(f"image format {format!r} is none of RGB, BGR, L")
     with open_image(path, intensity_range, page) as image:
         try:
-            pixels = np.array(_convert(_upright(image), "L" if format == "L" else "RGB"))
+            return image_pixels(image, format)
         except Exception as error:  # damaged files make Pillow raise nearly anything
             raise ValueError(f"cannot read {path}: {error}") from error
+
+
+def image_pixels(
+    image: Image.Image, format: str = "RGB", intensity_range: Sequence[float] | None = None
+) -> np.ndarray:
+    """Pillow's image as pixels, upright as its EXIF orientation says; as `read_image`."""
+    image = _upright(image)
+    if image.mode.startswith(("I", "F")):
+        image = Image.fromarray(eight_bits(np.asarray(image), intensity_range))
+    pixels = np.array(_convert(image, "L" if format == "L" else "RGB"))
     if format == "L":
         return pixels[:, :, None]  # (H, W) -> (H, W, 1)
     return pixels[:, :, ::-1] if format == "BGR" else pixels
@@ -210,19 +222,38 @@ def _scaled(
         pixels = _deep_pixels(image, file)
     except Exception as error:
         raise ValueError(f"cannot read {path}: {error}") from error
+    try:
+        image = Image.fromarray(eight_bits(pixels, intensity_range))
+    except ValueError as error:
+        raise ValueError(f"cannot read {path}: {error}") from error
+    return image if turn is None else image.transpose(turn)
+
+
+def eight_bits(pixels: np.ndarray, intensity_range: Sequence[float] | None = None) -> np.ndarray:
+    """Numbers of any type scaled to 8 bits, as those of a file.
+
+    Args:
+        pixels: of any shape.
+        intensity_range: see `open_image`.
+
+    Returns:
+        uint8, of the same shape.
+
+    Raises:
+        ValueError: NaN or infinite numbers, or no range.
+    """
     if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
         count = int(np.count_nonzero(~np.isfinite(pixels)))
         raise ValueError(
-            f"cannot read {path}: {count} of its {pixels.size} values are NaN or infinite; replace "
-            "them in the file by a number, such as the smallest"
+            f"{count} of its {pixels.size} values are NaN or infinite; replace them by a number, "
+            "such as the smallest"
         )
-    low, high = intensity_range or np.percentile(pixels, PERCENTILES).tolist()
+    low, high = valid_range(intensity_range) or np.percentile(pixels, PERCENTILES).tolist()
     if low == high:  # nearly all is background
         low, high = float(pixels.min()), float(pixels.max())
     # An image of one value is black.
     eight = (pixels.astype(np.float64) - low) * 255 / ((high - low) or 1.0)
-    image = Image.fromarray(eight.round().clip(0, 255).astype(np.uint8))
-    return image if turn is None else image.transpose(turn)
+    return eight.round().clip(0, 255).astype(np.uint8)
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:

@@ -129,6 +129,8 @@ def _num_bytes(value: Any) -> int:
     """Bytes of the tensors in nested containers, and a little for the rest."""
     if isinstance(value, Tensor):
         return value.numel() * value.element_size() + 256
+    if isinstance(value, str):
+        return len(value.encode()) + 32
     if isinstance(value, Mapping):
         return sum(map(_num_bytes, value.values()))
     if isinstance(value, list | tuple):

@@ -10,7 +10,9 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from hiera_det.checkpoint import load_full, load_init_checkpoint
+from hiera_det.config import config_text
 from hiera_det.data.loaders import build_train_loader
+from hiera_det.report.classes import describe_classes
 from hiera_det.report.pictures import write_pictures
 
 from .checks import check_data
@@ -42,6 +44,7 @@ def run_training(cfg: DictConfig, resume: bool) -> None:
         lambda **where: build_train_loader(cfg, **where),
         evaluate=lambda model: evaluate_detector(cfg, model),
         facts=_facts(cfg),
+        described=_described(cfg),
         load_init=lambda path: load_init_checkpoint(
             model,
             path,
@@ -74,3 +77,19 @@ def _facts(cfg: DictConfig) -> dict[str, str | int]:
     facts: dict[str, str | int] = {"source": "detection"}
     num_classes = OmegaConf.select(cfg, "model.roi_heads.num_classes")
     return facts | ({"num_classes": num_classes} if num_classes is not None else {})
+
+
+def _described(cfg: DictConfig) -> dict[str, Any]:
+    """What a checkpoint says for `hiera_det.predict`, which then needs no other file."""
+    if not comm.is_main_process():  # which alone writes
+        return {}
+    described: dict[str, Any] = {}
+    num_classes = OmegaConf.select(cfg, "model.roi_heads.num_classes")
+    names = cfg.dataloader.train.dataset.get("names")
+    if num_classes is not None and names:
+        described |= describe_classes(names if isinstance(names, str) else names[0], num_classes)
+    described["input_format"] = OmegaConf.select(cfg, "model.input_format") or "BGR"
+    text = config_text(cfg)
+    if text is None:
+        logger.warning("checkpoints hold no config: it has what YAML cannot hold, as a lambda")
+    return described | ({"config": text} if text is not None else {})

@@ -209,25 +209,33 @@ class Progress:
 class RunFacts:
     """What a checkpoint says of its run, under "hiera_det": numbers, strings and lists of them.
 
-    A resumed run has to agree with the `facts` that it is given; the rest (images seen, batch,
-    processes, length) says how far it is.
+    A resumed run has to agree with the `facts` that it is given; the rest describes the model
+    (config, names of the classes) and how far it is (images seen, batch, processes, length).
     """
 
-    def __init__(self, facts: Mapping[str, Any], trainer: TrainerBase, progress: Mapping[str, int]):
+    def __init__(
+        self,
+        facts: Mapping[str, Any],
+        trainer: TrainerBase,
+        progress: Mapping[str, int],
+        described: Mapping[str, Any] | None = None,
+    ):
         """
         Args:
             facts: what must not change between a run and its resumption.
             trainer: counts the iterations.
             progress: images_seen and iteration at the start, total_batch_size, num_processes,
                 max_iter.
+            described: what may change, for whoever uses the weights.
         """
         self.facts, self.trainer, self.progress = dict(facts), trainer, dict(progress)
+        self.described = dict(described or {})
 
     def state_dict(self) -> dict[str, Any]:
         now = {key: self.progress[key] for key in PROGRESS}
         done = self.trainer.iter + 1 - self.progress["iteration"]
         now["images_seen"] += max(done, 0) * now["total_batch_size"]
-        return self.facts | now
+        return self.described | self.facts | now
 
     def check(self, state: Mapping[str, Any], path: Path | None) -> None:
         """Compares the facts with those of a checkpoint.

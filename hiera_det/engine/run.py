@@ -162,6 +162,7 @@ def fit(
     loss: Callable[[nn.Module, Any], Tensor | Mapping[str, Tensor]] = model_losses,
     evaluate: Callable[[nn.Module], Mapping[str, Any]] | None = None,
     facts: Mapping[str, Any],
+    described: Mapping[str, Any] | None = None,
     load_init: Callable[[str], Any],
     hooks: Sequence[HookBase] = (),
     resume_run: bool = False,
@@ -178,6 +179,7 @@ def fit(
         evaluate: see `Evaluation`; called every `train.eval_period` iterations and at the end.
         facts: numbers and strings for the checkpoint; a resumed run has to have the same. The
             number of training images is added to them.
+        described: more for the checkpoint, which a resumed run may have otherwise.
         load_init: takes the path of `train.init_checkpoint`.
         hooks: run after the checkpoint is saved, before metrics are written.
         resume_run: continue `train.output_dir`.
@@ -225,6 +227,7 @@ def fit(
             num_processes=world_size,
             max_iter=train.max_iter,
         ),
+        described,
     )
     others = {"ema": AveragedWeights(ema)} if ema else {}
     checkpointer = RunCheckpointer(
