@@ -30,10 +30,10 @@ from .cropped_masks import CroppedMasks, MaskCrop
 
 __all__ = ["TiledPredictor", "predict_tiled"]
 
-MIN_IOU = 0.5  # of two detections of an object, where both views see
+MIN_IOU = 0.3  # of two detections of an object, where both views see; of neighbours it is near 0
 MIN_INSIDE = 0.8  # of a piece's mask, for it to be a part of what the whole image shows
 COARSE = 2.0  # px of the small image: how well a box of it is known
-BORDER = 0.01  # of a tile: a detection that ends nearer to its border is taken to be cut there
+BORDER = 0.02  # of a tile: a detection that ends nearer to its border is taken to be cut there
 
 
 class Detector(Protocol):

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from hiera_det.report.predictions import Color, draw_instances
 
 from .tracker import Tracker
-from .video_files import VideoFrame, VideoReader, VideoWriter
+from hiera_det.data.video_files import VideoReader, VideoWriter
 
 __all__ = ["VideoResult", "predict_video"]
 

@@ -20,7 +20,7 @@ av = pytest.importorskip("av", reason="PyAV is in the extra `video`")
 pytest.importorskip("scipy", reason="SciPy is in the extra `video`")
 
 from hiera_det.predict.video import predict_video  # noqa: E402
-from hiera_det.predict.video_files import VideoReader, VideoWriter  # noqa: E402
+from hiera_det.data.video_files import VideoReader, VideoWriter  # noqa: E402
 
 COLORS = {"red": (230, 30, 30), "blue": (30, 30, 230)}
 
