@@ -2,8 +2,8 @@
 
 A LazyConfig names what it calls, so whoever writes one can have any function called. Here every
 `_target_` is looked up in a short table, by its last name, and the name in the table takes its
-place: no other is ever imported. YAML is read by a safe loader, and resolvers that read files or the
-environment are refused.
+place: no other is ever imported. YAML is read by a safe loader, and resolvers that read files or
+the environment are refused.
 """
 
 import re

@@ -71,9 +71,8 @@ class _Whole:
 
     def load(self, path: Path) -> _Loaded:
         pixels = self.predictor.pixels(path)
-        return _Loaded(
-            _shown(pixels, self.predictor.image_format), self.predictor.model_input(pixels)
-        )
+        rgb = _shown(pixels, self.predictor.image_format)
+        return _Loaded(rgb, self.predictor.model_input(pixels))
 
     def detect(self, inputs: Sequence[Any]) -> list[Instances]:
         return self.predictor.detect(inputs)

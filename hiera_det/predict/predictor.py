@@ -195,7 +195,7 @@ class Predictor:
         return found if isinstance(image, list | tuple) else found[0]
 
     def predict_images(self, images: Sequence[np.ndarray]) -> list[Instances]:
-        """What is found on images uint8 (H, W, 3) in RGB, in one batch; as `__call__` returns it."""
+        """What is found on images uint8 (H, W, 3), RGB, in one batch; as `__call__` returns it."""
         return self._predict([from_rgb(image, self.image_format) for image in images])
 
     def pixels(self, image: Any, channel_order: str = "RGB") -> np.ndarray:

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import cv2
 import pytest
 import torch
 
@@ -113,30 +112,6 @@ class Job:
 
     def text(self) -> str:
         return self.log.read_text() if self.log.is_file() else ""
-
-
-@pytest.fixture(scope="session")
-def mixed_shapes(tmp_path_factory) -> Path:
-    """A dataset root with 12 + 3 shapes images, of which two thirds are wide or tall."""
-    root = tmp_path_factory.mktemp("mixed")
-    shapes.make_shapes(root, num_train=12, num_val=3, image_size=64, seed=3)
-    for split in ("train", "val"):
-        path = root / f"shapes/annotations/instances_{split}.json"
-        content = json.loads(path.read_text())
-        for k, image in enumerate(content["images"]):
-            right, bottom = ((0, 0), (40, 0), (0, 56))[k % 3]
-            file = root / "shapes" / split / image["file_name"]
-            pixels = cv2.copyMakeBorder(
-                cv2.imread(str(file)), 0, bottom, 0, right, cv2.BORDER_CONSTANT, value=(90, 90, 90)
-            )
-            assert cv2.imwrite(str(file), pixels)
-            image["height"], image["width"] = pixels.shape[:2]
-        for annotation in content["annotations"]:
-            if isinstance(annotation["segmentation"], dict):  # an RLE of the old size
-                x, y, w, h = annotation["bbox"]
-                annotation["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
-        path.write_text(json.dumps(content))
-    return root
 
 
 @pytest.fixture(scope="session")
