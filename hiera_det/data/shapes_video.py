@@ -1,6 +1,6 @@
 """A video of generated shapes that move, to try a detector of shapes on.
 
-    python -m hiera_det.data.shapes_video shapes.mp4
+python -m hiera_det.data.shapes_video shapes.mp4
 """
 
 import argparse
@@ -10,8 +10,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .shapes_draw import CLASS_NAMES, LARGE, SMALL, Window, coverage
-from .shapes_draw import _color, _fine_mask, _outline, _texture  # noqa: PLC2701
+from .shapes_draw import (
+    CLASS_NAMES,
+    LARGE,
+    SMALL,
+    Window,
+    _color,
+    _fine_mask,
+    _outline,
+    _texture,
+    coverage,
+)
 from .video_files import VideoWriter
 
 __all__ = ["MovingFrame", "draw_moving_scene", "make_shapes_video"]
@@ -71,7 +80,7 @@ class _Mover:
 def draw_moving_scene(
     seed: int = 0, size: int = 240, num_objects: int = 6, num_frames: int = 150
 ) -> Iterator[MovingFrame]:
-    """Frames of shapes that move before a background, pass in front of each other, leave and return.
+    """Frames of shapes that move, pass in front of each other, leave the frame and return.
 
     Args:
         seed: the same number gives the same frames.

@@ -10,10 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["VIDEO_SUFFIXES", "VideoFrame", "VideoReader", "VideoWriter"]
+__all__ = ["VideoFrame", "VideoReader", "VideoWriter"]
 
-VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".ts")
-VIDEO_SUFFIXES += (".mts", ".m2ts", ".3gp", ".flv", ".ogv")
 UNKNOWN_FPS = Fraction(25)  # where a file does not say
 QUALITY = {"crf": "20", "preset": "veryfast"}  # of libx264: looks like the source, in little time
 BT709 = 1  # ITU-R BT.709, in the numbers of H.264: matrix, primaries and transfer

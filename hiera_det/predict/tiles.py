@@ -16,7 +16,7 @@ Models without masks are merged by their boxes in the same way.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -24,25 +24,14 @@ import torch
 from detectron2.structures import Boxes, Instances
 from tqdm import tqdm
 
-from hiera_det.report.predictions import Color
-
 from .cropped_masks import CroppedMasks, MaskCrop
 
-__all__ = ["TiledPredictor", "predict_tiled"]
+__all__ = ["predict_tiled"]
 
 MIN_IOU = 0.3  # of two detections of an object, where both views see; of neighbours it is near 0
 MIN_INSIDE = 0.8  # of a piece's mask, for it to be a part of what the whole image shows
 COARSE = 2.0  # px of the small image: how well a box of it is known
 BORDER = 0.02  # of a tile: a detection that ends nearer to its border is taken to be cut there
-
-
-class Detector(Protocol):
-    """What is asked of a predictor."""
-
-    class_names: list[str]
-    class_colors: list[Color]
-
-    def predict_images(self, images: list[np.ndarray]) -> list[Instances]: ...
 
 
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1, in px of the image
@@ -73,34 +62,8 @@ class Piece(NamedTuple):
     pixel: float
 
 
-class TiledPredictor:
-    """A predictor that looks at large images by tiles, and is used as the one it is made of."""
-
-    def __init__(self, predictor: Detector, tile: int, overlap: float = 0.2, batch_size: int = 4):
-        """
-        Args:
-            predictor, tile, overlap, batch_size: see `predict_tiled`.
-        """
-        self.predictor = predictor
-        self.tile, self.overlap, self.batch_size = tile, overlap, batch_size
-        self.class_names, self.class_colors = predictor.class_names, predictor.class_colors
-
-    def predict_images(self, images: list[np.ndarray]) -> list[Instances]:
-        """`predict_tiled` of each image, uint8 (H, W, 3), RGB."""
-        return [
-            predict_tiled(
-                self.predictor,
-                image,
-                tile=self.tile,
-                overlap=self.overlap,
-                batch_size=self.batch_size,
-            )
-            for image in images
-        ]
-
-
 def predict_tiled(
-    predictor: Detector,
+    predictor: Any,
     image: np.ndarray,
     *,
     tile: int,

@@ -10,7 +10,7 @@ from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Boxes, Instances
 
 from hiera_det.predict.cropped_masks import CroppedMasks, MaskCrop
-from hiera_det.predict.tiles import TiledPredictor, predict_tiled
+from hiera_det.predict.tiles import predict_tiled
 
 NUM_CLASSES = 3
 BACKGROUND = np.array([128, 128, 128])
@@ -41,19 +41,11 @@ class Scene:
         wanted = len(self.classes) + count
         while len(self.classes) < wanted:
             w, h = np.exp(rng.uniform(*np.log(sides), 2))
-            x, y = rng.uniform(0, width), rng.uniform(0, height)
+            x, y = rng.uniform(w / 2, width - w / 2), rng.uniform(h / 2, height - h / 2)
             x0, y0 = max(0, int(x - w / 2) - 3), max(0, int(y - h / 2) - 3)
-            if self.labels[y0 : int(y + h / 2) + 4, x0 : int(x + w / 2) + 4].any():
-                continue
-            before = self.labels.copy() if height < 2000 else None
-            kind = ("disc", "square")[len(self.classes) % 2]
-            x, y = np.clip([x, y], [w / 2, h / 2], [width - w / 2, height - h / 2])
-            if before is not None and (self.labels[int(y), int(x)] or False):
-                continue
-            x0, y0 = max(0, int(x - w / 2) - 3), max(0, int(y - h / 2) - 3)
-            if self.labels[y0 : int(y + h / 2) + 4, x0 : int(x + w / 2) + 4].any():
-                continue
-            self.add(int(rng.integers(NUM_CLASSES)), kind, x, y, w, h)
+            if not self.labels[y0 : int(y + h / 2) + 4, x0 : int(x + w / 2) + 4].any():
+                outline = ("disc", "square")[len(self.classes) % 2]
+                self.add(int(rng.integers(NUM_CLASSES)), outline, x, y, w, h)
 
     @property
     def palette(self) -> np.ndarray:
@@ -268,13 +260,6 @@ def test_one_side_shorter_than_a_tile_and_an_empty_image():
     assert found.pred_boxes.tensor.shape == (0, 4)
 
 
-def test_a_predictor_of_tiles_is_used_as_any_predictor(scene):
-    predictor = TiledPredictor(TruthDetector(scene), tile=256)
-    assert predictor.class_names == ["a", "b", "c"]
-    for found in predictor.predict_images([scene.image] * 2):
-        check_all_found_once(scene, found)
-
-
 @pytest.mark.parametrize(
     "wrong", [{"tile": 8}, {"tile": 256, "overlap": 0.0}, {"tile": 256, "overlap": 1.0}]
 )
@@ -283,6 +268,7 @@ def test_values_out_of_range(scene, wrong):
         predict_tiled(TruthDetector(scene), scene.image, **wrong)
 
 
+@pytest.mark.slow
 def test_300_objects_on_4096_px_take_little_memory():
     scene = Scene(4096, 4096)
     scene.scatter(300, (20, 150), seed=0)
