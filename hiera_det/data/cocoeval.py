@@ -1,9 +1,9 @@
 """COCO's metric by the fastest exact implementation that is installed.
 
 hotcoco, faster-coco-eval and pycocotools give the same numbers (tests/data/test_cocoeval.py holds
-all of them to 1e-9), up to tens of times apart in speed. Detectron2 makes its `COCOeval` by name in the
-module `detectron2.evaluation.coco_evaluation`; `fastest_cocoeval` puts another one there for the
-time of an evaluation, which both Detectron2s take.
+all of them to 1e-9), up to tens of times apart in speed. Detectron2 takes its `COCOeval` by name
+from the module `detectron2.evaluation.coco_evaluation`; `fastest_cocoeval` puts another one there
+for the time of an evaluation, which both Detectron2s take.
 """
 
 import contextlib
