@@ -25,6 +25,7 @@ VERBS = {
     "analyze": "parameters and multiply-adds of a config",
     "benchmark": "speed and memory beside other implementations",
     "plot": "draw the curves of a run",
+    "report": "write a page about a run: curves, AP, mistakes, images",
 }
 
 
