@@ -152,8 +152,8 @@ class _Page:
             return
         if not file.is_file():
             self.notes.append(
-                f"{RESULTS.as_posix()} is not there: the run has not been evaluated yet, so there are "
-                "no AP, no precision and recall, and no images."
+                f"{RESULTS.as_posix()} is not there: the run has not been evaluated yet, so there "
+                "are no AP, no precision and recall, and no images."
             )
             return
         if truth is None:

@@ -33,6 +33,8 @@ __all__ = [
 
 TASKS = {"segm": "mask", "bbox": "box"}
 MAX_MATRIX, MAX_CURVES, MAX_FILES = 20, 100, 500  # classes, classes, files
+FEW_LETTERS = 9  # of a class name over a column
+FEW_CLASSES = 8  # whose matrix leaves room for a list beside it
 NUM_OPEN = 12  # images that are seen at once; the others open by a click
 CURVE_STEP = 2  # of the 101 points of a precision-recall curve
 SMALL, MEDIUM, LARGE = 0, 32**2, 96**2  # COCO's bounds of an object's area, px
@@ -219,9 +221,10 @@ def confusion_section(result: Confusion, names: Sequence[str]) -> Html:
     )
     if num_classes > MAX_MATRIX:
         lead += f" The {MAX_MATRIX} of {num_classes} classes that are confused most."
-    matrix = element("div", _matrix(counts, shown, names), class_="scroll", tabindex="0")
+    matrix = element("div", _matrix(counts, shown, names), class_="scroll whole", tabindex="0")
     common = element("div", element("h3", "most frequent"), listed)
-    return section("confusion", "Confusion", lead, element("div", matrix, common, class_="columns"))
+    beside = "columns" if len(shown) <= FEW_CLASSES else None
+    return section("confusion", "Confusion", lead, element("div", matrix, common, class_=beside))
 
 
 def _matrix(counts: np.ndarray, shown: list[int], names: Sequence[str]) -> Html:
@@ -247,9 +250,13 @@ def _matrix(counts: np.ndarray, shown: list[int], names: Sequence[str]) -> Html:
                 style += ";color:var(--card)"
             cells.append(element("td", f"{row[j]:,}" if row[j] else "", style=style))
         rows.append(element("tr", *cells))
-    upright = "heat upright" if max(map(len, titles)) > 8 else "heat"
+    is_upright = len(shown) > FEW_CLASSES or max(map(len, titles)) > FEW_LETTERS
+    classes = ["heat"] + ["upright"] * is_upright + ["many"] * (len(shown) > FEW_CLASSES)
     return element(
-        "table", element("thead", element("tr", *head)), element("tbody", *rows), class_=upright
+        "table",
+        element("thead", element("tr", *head)),
+        element("tbody", *rows),
+        class_=" ".join(classes),
     )
 
 
