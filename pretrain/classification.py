@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from hiera_det.checkpoint import load_full, load_init_checkpoint, read_checkpoint
 from hiera_det.engine import fit
 from hiera_det.engine.run import autocast
+from hiera_det.report.page import write_report_of_run
 
 from .classify import ClassificationLoss, ClassImages, accuracy
 from .data import train_loader
@@ -76,6 +77,7 @@ def run_finetuning(cfg: DictConfig, dataset: ClassImages, resume: bool) -> None:
         ),
         resume_run=resume,
     )
+    write_report_of_run(cfg)
 
 
 def run_evaluation(cfg: DictConfig) -> dict[str, float]:

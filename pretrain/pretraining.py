@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from hiera_det.engine import fit
+from hiera_det.report.page import write_report_of_run
 
 from .data import PretrainImages, train_loader
 from .mae import MaskedAutoencoderHiera
@@ -65,6 +66,7 @@ def run_pretraining(cfg: DictConfig, dataset: PretrainImages, resume: bool) -> N
         hooks=[_pictures(cfg, model, dataset)] if train.num_pictures else [],
         resume_run=resume,
     )
+    write_report_of_run(cfg)
     logger.info("For detection: hiera-det convert %s encoder.pth", train.output_dir)
 
 

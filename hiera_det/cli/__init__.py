@@ -28,6 +28,7 @@ VERBS = {
     "benchmark": "speed and memory beside other implementations",
     "plot": "draw the curves of a run",
     "doctor": "say what works on this machine, and what to do about the rest",
+    "report": "write a page about a run: curves, AP, mistakes, images",
 }
 
 

@@ -1,8 +1,8 @@
 """Trains and evaluates a detector from a LazyConfig.
 
 Everything of a run is written to train.output_dir: config.yaml, log.txt, metrics.json, TensorBoard
-files, checkpoints, curves.png, predictions.png, inference/. The data are checked before the first
-iteration; where there is no GPU the CPU is used.
+files, checkpoints, curves.png, predictions.png, report.html, inference/. The data are checked
+before the first iteration; where there is no GPU the CPU is used.
 """
 
 import argparse

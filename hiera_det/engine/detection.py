@@ -13,6 +13,7 @@ from hiera_det.checkpoint import load_full, load_init_checkpoint
 from hiera_det.config import config_text
 from hiera_det.data.loaders import build_train_loader
 from hiera_det.report.classes import describe_classes
+from hiera_det.report.page import write_report_of_run
 from hiera_det.report.pictures import write_pictures
 
 from .checks import check_data
@@ -35,7 +36,7 @@ def evaluate_detector(cfg: DictConfig, model: nn.Module) -> dict[str, Any]:
 
 
 def run_training(cfg: DictConfig, resume: bool) -> None:
-    """Trains a detector, evaluates it, and draws curves and predictions."""
+    """Trains a detector, evaluates it, draws curves and predictions, and writes report.html."""
     _check_data(cfg, with_train=True)
     model = instantiate(cfg.model).to(cfg.train.device)
     shown = fit(
@@ -54,6 +55,7 @@ def run_training(cfg: DictConfig, resume: bool) -> None:
         resume_run=resume,
     )
     write_pictures(cfg, shown)
+    write_report_of_run(cfg)
 
 
 def run_evaluation(cfg: DictConfig) -> dict[str, Any]:
@@ -63,6 +65,7 @@ def run_evaluation(cfg: DictConfig) -> dict[str, Any]:
     load_full(model, cfg.train.init_checkpoint)
     results = evaluate_detector(cfg, model)
     write_pictures(cfg, model)
+    write_report_of_run(cfg)
     return results
 
 

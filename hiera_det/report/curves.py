@@ -5,7 +5,7 @@ import os
 from collections import defaultdict
 from pathlib import Path
 
-__all__ = ["plot_metrics", "read_metrics"]
+__all__ = ["binned", "panels_of", "plot_metrics", "read_metrics"]
 
 Curve = tuple[list[int], list[float]]  # iterations, values
 MAX_POINTS = 1000  # of a loss; longer curves are averaged in bins
@@ -50,7 +50,7 @@ def read_metrics(metrics_file: str | os.PathLike) -> dict[str, Curve]:
     }
 
 
-def _binned(curve: Curve) -> Curve:
+def binned(curve: Curve) -> Curve:
     """Averages of neighbours, so that at most MAX_POINTS are left."""
     step = -(-len(curve[0]) // MAX_POINTS)
     if step == 1:
@@ -60,7 +60,7 @@ def _binned(curve: Curve) -> Curve:
     return [curve[0][k] for k in starts], means
 
 
-def _panels(curves: dict[str, Curve]) -> list[tuple[str, dict[str, Curve], bool]]:
+def panels_of(curves: dict[str, Curve]) -> list[tuple[str, dict[str, Curve], bool]]:
     """The plots of the page: title, curves by label, whether the axis is logarithmic."""
     losses = {k: v for k, v in curves.items() if k == "total_loss" or k.startswith("loss")}
     panels = [("loss", losses, True)]
@@ -100,7 +100,7 @@ def plot_metrics(metrics_file: str | os.PathLike, png_file: str | os.PathLike) -
     except ImportError as error:
         raise ImportError("plots need matplotlib: pip install matplotlib") from error
 
-    panels = _panels(read_metrics(metrics_file))
+    panels = panels_of(read_metrics(metrics_file))
     num_columns = min(3, len(panels))
     num_rows = -(-len(panels) // num_columns)
     figure = Figure(figsize=(5.2 * num_columns, 3.6 * num_rows), dpi=110, layout="constrained")
@@ -113,7 +113,7 @@ def plot_metrics(metrics_file: str | os.PathLike, png_file: str | os.PathLike) -
             # A marker shows the evaluations, of which there may be but one.
             marker = "o" if len(curve[0]) < 30 else None
             axes.plot(
-                *_binned(curve),
+                *binned(curve),
                 label=label,
                 linewidth=1.8 if is_main else 1.1,
                 color="black" if is_main else None,

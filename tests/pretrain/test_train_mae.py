@@ -94,6 +94,7 @@ def run(images, tmp_path_factory):
 def test_run_leaves_everything_behind(run):
     found = {path.name for path in run.iterdir()}
     assert found >= {"config.yaml", "log.txt", "metrics.json", "curves.png", "reconstructions.png"}
+    assert "reconstructions.png" in (run / "report.html").read_text()
     log = (run / "log.txt").read_text()
     assert "6 iterations x 4 images = 2.4 epochs of 10 images" in log
     assert "batch of 4 images = 1 processes x 4 images x 1 steps; learning rate 0.001" in log

@@ -106,6 +106,7 @@ def test_run_leaves_everything_a_user_looks_for(finished):
         "metrics.json",
         "curves.png",
         "predictions.png",
+        "report.html",
         "last_checkpoint",
         "model_0000001.pth",
         "model_final.pth",
