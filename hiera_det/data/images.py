@@ -30,6 +30,7 @@ __all__ = [
     "open_image",
     "random_crop",
     "read_image",
+    "upright_size",
     "valid_range",
 ]
 
@@ -130,6 +131,28 @@ def open_image(
             raise ValueError(f"cannot read {path}: {error}") from error
         with image:
             yield _scaled(image, file, path, intensity_range) if _is_deep(image) else image
+
+
+def upright_size(path: str | os.PathLike, page: int | None = None) -> tuple[int, int]:
+    """(width, height) of an image as `read_image` gives it, from the header alone.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no image, or a stack without a `page`. Names the file.
+    """
+    with PathManager.open(os.fspath(path), "rb") as file:
+        try:
+            with Image.open(file) as image:
+                _choose_page(image, path, page)
+                width, height = image.size
+                # 5 to 8 swap the sides; of a TIFF Pillow gives the upright size already.
+                is_turned = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+                is_turned &= image.format != "TIFF"
+        except StackError:
+            raise
+        except Exception as error:  # damaged files make Pillow raise nearly anything
+            raise ValueError(f"cannot read {path}: {error}") from error
+    return (height, width) if is_turned else (width, height)
 
 
 def valid_range(intensity_range: Sequence[float] | None) -> tuple[float, float] | None:
