@@ -24,12 +24,13 @@ from .coco_annotations import (
     is_side,
 )
 from .coco_check import check_coco_content
+from .coco_json import read_coco_json, refuse_existing, write_coco_json
 from .findings import show
 from .images import StackError, upright_size
 from .polygons import clip_polygon, polygon_area, polygons_box
 from .rle import rle_runs
 
-__all__ = ["fix_coco_content"]
+__all__ = ["fix_coco_content", "fix_coco_json"]
 
 SLACK = 0.01  # px outside the image that rounding explains
 MANY = 0.5  # share of the boxes outside their images from which they are taken for corners
@@ -76,6 +77,37 @@ def fix_coco_content(
         listed = "\n".join(map(str, report.errors))
         raise ValueError(f"{name} cannot be repaired as a whole. What is left:\n{listed}")
     return content, changes
+
+
+def fix_coco_json(
+    json_file: str | os.PathLike,
+    image_root: str | os.PathLike,
+    output: str | os.PathLike,
+    *,
+    need_masks: bool = True,
+) -> str:
+    """`fix_coco_content` from file to file.
+
+    Returns:
+        What was changed, for people.
+
+    Raises:
+        FileExistsError: there is an `output` already.
+        FileNotFoundError, ValueError: see `read_coco_json` and `fix_coco_content`.
+    """
+    refuse_existing(output)  # before minutes of reading
+    content = read_coco_json(json_file)
+    if not os.path.isdir(image_root):
+        raise FileNotFoundError(f"{image_root}: no such folder; give the folder with the images")
+    fixed, changes = fix_coco_content(
+        content, image_root, need_masks=need_masks, name=str(json_file)
+    )
+    write_coco_json(output, fixed)
+    kept = [
+        f"{len(fixed[key])} of {len(content[key])} {key}"
+        for key in ("images", "annotations", "categories")
+    ]
+    return "\n".join([str(changes) or "nothing to repair", f"{output}: {', '.join(kept)}"])
 
 
 # ------------------------------------------------------------------------------------ categories
@@ -137,7 +169,9 @@ def _fix_images(
             changes.add("image without a usable id", "left out", where)
         elif ids[number] > 1 and len(files[number]) > 1:
             what = "images that share an id"
-            changes.add(what, "left out with their annotations", f"{where}: {sorted(files[number])}")
+            changes.add(
+                what, "left out with their annotations", f"{where}: {sorted(files[number])}"
+            )
         elif number in same:
             changes.add("image that stands twice", "left out", where)
         elif not _fix_image(image, image_root, page, where, changes):
@@ -252,11 +286,15 @@ class _AnnotationFixer:
         if image is None:
             self._say("annotation of no image", "left out")
             return False
+        if isinstance(annotation["image_id"], str) and type(image["id"]) is int:
+            self._say("image_id that is text", "made the number of the image")
         annotation["image_id"] = image["id"]
         category = _whole(annotation.get("category_id"))
         if category not in self.categories:
             self._say("category_id of no category", "left out", annotation.get("category_id"))
             return False
+        if isinstance(annotation["category_id"], str):
+            self._say("category_id that is text", "made a number", annotation["category_id"])
         annotation["category_id"] = category
         self._fix_keys(annotation)
         if self.in_shares:
@@ -438,7 +476,11 @@ def _clip(box: list, image: dict) -> list | None:
     """A box inside the image, itself if it was; None if nothing of it is."""
     x, y, width, height = box
     right, bottom = x + width, y + height
-    if min(x, y) >= -SLACK and right <= image["width"] + SLACK and bottom <= image["height"] + SLACK:
+    if (
+        min(x, y) >= -SLACK
+        and right <= image["width"] + SLACK
+        and bottom <= image["height"] + SLACK
+    ):
         return box
     x, y = max(x, 0), max(y, 0)
     width, height = min(right, image["width"]) - x, min(bottom, image["height"]) - y

@@ -30,6 +30,7 @@ __all__ = [
     "open_image",
     "random_crop",
     "read_image",
+    "upright",
     "upright_size",
     "valid_range",
 ]
@@ -84,7 +85,7 @@ def read_image(
         raise ValueError(f"image format {format!r} is none of RGB, BGR, L")
     with open_image(path, intensity_range, page) as image:
         try:
-            pixels = np.array(_convert(_upright(image), "L" if format == "L" else "RGB"))
+            pixels = np.array(_convert(upright(image), "L" if format == "L" else "RGB"))
         except Exception as error:  # damaged files make Pillow raise nearly anything
             raise ValueError(f"cannot read {path}: {error}") from error
     if format == "L":
@@ -255,7 +256,8 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
         return None
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def upright(image: Image.Image) -> Image.Image:
+    """An image as its EXIF orientation says."""
     if image.format == "TIFF":
         image.load()  # Pillow turns a TIFF, and then takes the orientation away
     turn = _turn(image)
@@ -451,7 +453,7 @@ def random_crop(
     Returns:
         RGB, of `size`.
     """
-    image = _upright(image)
+    image = upright(image)
     top, left, height, width = v2.RandomResizedCrop.get_params(image, list(scale), [3 / 4, 4 / 3])
     image = _resize(image, (left, top, left + width, top + height), size)
     if flip and torch.rand(()) < 0.5:
@@ -461,7 +463,7 @@ def random_crop(
 
 def center_crop(image: Image.Image, size: Sequence[int], share: float = 224 / 256) -> Image.Image:
     """The middle of an image at `size` = (H, W): the largest box of that shape, times `share`."""
-    image = _upright(image)
+    image = upright(image)
     width, height = image.size
     factor = share * min(width / size[1], height / size[0])
     w, h = max(1.0, size[1] * factor), max(1.0, size[0] * factor)
