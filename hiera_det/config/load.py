@@ -1,5 +1,6 @@
 """Loading of a config from its file: completed, overridden and checked."""
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from detectron2.config import LazyConfig
 from omegaconf import DictConfig, OmegaConf
 
 from .find import config_root, config_roots, find_config
-from .overrides import apply_overrides
+from .overrides import apply_overrides, override_keys
+from .recipe import apply_recipe, recipe
 from .values import MOVED, check_values, expand_home, find_node, raw_value
 
 __all__ = ["load_config"]
@@ -43,9 +45,31 @@ def load_config(name: str | Path, overrides: Sequence[str] = ()) -> DictConfig:
     if missing:
         raise ValueError(f"{path} defines no {', '.join(missing)}: it is no training config")
     _complete(cfg)
+    cfg = _with_recipe(cfg, overrides)
     cfg = apply_overrides(cfg, overrides)
     expand_home(cfg)
     check_values(cfg, run_defaults())
+    return cfg
+
+
+def _with_recipe(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """A config with the values of its recipe (configs/custom/auto.py), if it has one that is to be
+    applied and names its training data; another as it is. Overrides are looked at, not applied."""
+    if not OmegaConf.select(cfg, "recipe.from_data"):
+        return cfg
+    asked = apply_overrides(copy.deepcopy(cfg), overrides)
+    expand_home(asked)
+    if not asked.recipe.from_data or OmegaConf.is_missing(asked.dataloader, "train_json"):
+        return cfg
+    import torch  # here, so that other configs load without it
+
+    from hiera_det.data.statistics import measure
+
+    given = {key: OmegaConf.select(asked, key) for key in override_keys(overrides)}
+    is_gpu = str(asked.train.device).startswith("cuda") and torch.cuda.is_available()
+    steps = recipe(measure(asked.dataloader.train_json), "cuda" if is_gpu else "cpu", given)
+    apply_recipe(cfg, steps, given)
+    cfg.train.lr_scaling.base_lr = raw_value(cfg, "optimizer.lr")
     return cfg
 
 

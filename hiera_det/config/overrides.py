@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from .values import MOVED, PATHS, find_node, raw_value
 
-__all__ = ["apply_overrides"]
+__all__ = ["apply_overrides", "override_keys"]
 
 # Values that begin so are Hydra's: lists, dicts, quoted text, interpolations.
 GRAMMAR = ("[", "{", "'", '"', "$")
@@ -46,6 +46,11 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
         except (KeyError, NotImplementedError, ValueError) as error:
             raise ValueError(f"override {text!r} cannot be applied: {error}") from error
     return cfg
+
+
+def override_keys(overrides: Sequence[str]) -> list[str]:
+    """The dotted keys of "path.key=value" texts."""
+    return [text.partition("=")[0].lstrip("+~") for text in overrides]
 
 
 def _parse(cfg: DictConfig, text: str) -> tuple[str, Any, bool, bool]:

@@ -22,8 +22,10 @@ __all__ = [
     "num_proposals",
     "parse_coco_json",
     "read_coco_json",
+    "refuse_existing",
     "register_coco_json",
     "registered_name",
+    "write_coco_json",
 ]
 
 MAX_OBJECTS = 100  # Detectron2's detections an image, and COCO's
@@ -83,6 +85,29 @@ def parse_coco_json(text: bytes, path: str) -> dict[str, Any]:
                 f"{path} is not COCO's format: '{key}'[{wrong}] is {show(value[wrong])}, no object"
             )
     return content
+
+
+def refuse_existing(path: str | os.PathLike) -> None:
+    """Raises FileExistsError if there is anything at the path."""
+    if os.path.lexists(path):
+        raise FileExistsError(f"{path} is there already: remove it, or choose another name")
+
+
+def write_coco_json(path: str | os.PathLike, content: dict[str, Any]) -> None:
+    """Writes a COCO-format file, whole or not at all.
+
+    Raises:
+        FileExistsError: there is a file of that name.
+    """
+    path = Path(path)
+    refuse_existing(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        unfinished.write_text(json.dumps(content), encoding="utf-8")
+        unfinished.rename(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def class_names(json_file: str | os.PathLike) -> list[str]:

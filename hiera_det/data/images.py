@@ -32,6 +32,8 @@ __all__ = [
     "random_crop",
     "image_pixels",
     "read_image",
+    "upright",
+    "upright_size",
     "valid_range",
 ]
 
@@ -94,7 +96,7 @@ def image_pixels(
     image: Image.Image, format: str = "RGB", intensity_range: Sequence[float] | None = None
 ) -> np.ndarray:
     """Pillow's image as pixels, upright as its EXIF orientation says; as `read_image`."""
-    image = _upright(image)
+    image = upright(image)
     if image.mode.startswith(("I", "F")):
         image = Image.fromarray(eight_bits(np.asarray(image), intensity_range))
     pixels = np.array(_convert(image, "L" if format == "L" else "RGB"))
@@ -142,6 +144,28 @@ def open_image(
             raise ValueError(f"cannot read {path}: {error}") from error
         with image:
             yield _scaled(image, file, path, intensity_range) if _is_deep(image) else image
+
+
+def upright_size(path: str | os.PathLike, page: int | None = None) -> tuple[int, int]:
+    """(width, height) of an image as `read_image` gives it, from the header alone.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no image, or a stack without a `page`. Names the file.
+    """
+    with PathManager.open(os.fspath(path), "rb") as file:
+        try:
+            with Image.open(file) as image:
+                _choose_page(image, path, page)
+                width, height = image.size
+                # 5 to 8 swap the sides; of a TIFF Pillow gives the upright size already.
+                is_turned = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+                is_turned &= image.format != "TIFF"
+        except StackError:
+            raise
+        except Exception as error:  # damaged files make Pillow raise nearly anything
+            raise ValueError(f"cannot read {path}: {error}") from error
+    return (height, width) if is_turned else (width, height)
 
 
 def valid_range(intensity_range: Sequence[float] | None) -> tuple[float, float] | None:
@@ -263,7 +287,8 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
         return None
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def upright(image: Image.Image) -> Image.Image:
+    """An image as its EXIF orientation says."""
     if image.format == "TIFF":
         image.load()  # Pillow turns a TIFF, and then takes the orientation away
     turn = _turn(image)
@@ -459,7 +484,7 @@ def random_crop(
     Returns:
         RGB, of `size`.
     """
-    image = _upright(image)
+    image = upright(image)
     top, left, height, width = v2.RandomResizedCrop.get_params(image, list(scale), [3 / 4, 4 / 3])
     image = _resize(image, (left, top, left + width, top + height), size)
     if flip and torch.rand(()) < 0.5:
@@ -469,7 +494,7 @@ def random_crop(
 
 def center_crop(image: Image.Image, size: Sequence[int], share: float = 224 / 256) -> Image.Image:
     """The middle of an image at `size` = (H, W): the largest box of that shape, times `share`."""
-    image = _upright(image)
+    image = upright(image)
     width, height = image.size
     factor = share * min(width / size[1], height / size[0])
     w, h = max(1.0, size[1] * factor), max(1.0, size[0] * factor)

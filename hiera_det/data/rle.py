@@ -8,8 +8,9 @@ not add up are written beyond the mask in some versions. The format is that of C
 from typing import Any
 
 import numpy as np
+import pycocotools.mask as mask_util
 
-__all__ = ["rle_runs"]
+__all__ = ["labels_to_rles", "rle_runs"]
 
 OFFSET = 48  # of the characters, "0"
 MORE, SIGN, DIGIT = 0x20, 0x10, 0x1F  # bits of a character: another follows, negative, 5 of a value
@@ -71,3 +72,34 @@ def _decode(text: str | bytes) -> np.ndarray:
     if values.min() < 0:
         raise ValueError("a count is negative")
     return values
+
+
+def labels_to_rles(labels: np.ndarray) -> dict[int, dict[str, Any]]:
+    """The mask of every value of a label map but 0, in COCO's text; one pass, whatever their count.
+
+    Args:
+        labels: whole numbers (H, W), 0 is background.
+
+    Returns:
+        By value, {'size': [H, W], 'counts': text}; in the order of the values.
+    """
+    height, width = labels.shape
+    flat = labels.T.reshape(-1)  # (H, W) -> (W * H,), column by column
+    starts = np.flatnonzero(np.concatenate([[True], flat[1:] != flat[:-1]]))  # of runs
+    ends = np.append(starts[1:], len(flat))
+    values = flat[starts]
+    order = np.argsort(values, kind="stable")  # runs by value, each value's in their own order
+    firsts = np.flatnonzero(np.concatenate([[True], np.diff(values[order]) != 0]))
+    rles = {}
+    for members in np.split(order, firsts[1:]):
+        value = int(values[members[0]])
+        if value == 0:
+            continue
+        # 0s up to each run, the run, ..., the 0s that are left: (2 * num_runs + 1,) or one less
+        edges = np.stack([starts[members], ends[members]], axis=1).reshape(-1)
+        rest = [len(flat)] if edges[-1] < len(flat) else []
+        counts = np.diff(np.concatenate([[0], edges, rest]).astype(np.int64))
+        plain = {"size": [height, width], "counts": counts.tolist()}
+        text = mask_util.frPyObjects(plain, height, width)["counts"].decode("ascii")
+        rles[value] = {"size": [height, width], "counts": text}
+    return rles

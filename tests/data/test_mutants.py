@@ -1,5 +1,7 @@
-"""Damaged COCO files: a finding, or a right load; never a traceback, never a silent loss."""
+"""Damaged COCO files: a finding, or a right load; never a traceback, never a silent loss; and once
+repaired, no finding."""
 
+import copy
 import json
 import math
 import random
@@ -18,6 +20,7 @@ from detectron2.data.detection_utils import (
 from detectron2.data.transforms import NoOpTransform
 
 from hiera_det.data.coco_check import check_coco_content, check_coco_json
+from hiera_det.data.coco_fix import fix_coco_content
 from hiera_det.data.coco_json import class_names, max_objects, num_images, parse_coco_json
 
 # Kinds of which a few are only warned of, because Detectron2 leaves the instance out.
@@ -307,3 +310,59 @@ def test_a_thousand_mutants(folder):
 @pytest.mark.slow
 def test_five_thousand_mutants(folder):
     run_trials(folder, range(1000, 6000))
+
+
+# --------------------------------------------------------------------------------------- repair
+def run_repairs(folder, seeds) -> None:
+    repaired = unusable = 0
+    for seed in seeds:
+        rng = random.Random(seed)
+        text, need_masks = mutate(rng, rng.choice(GOOD)).encode(), rng.random() < 0.7
+        try:
+            content = parse_coco_json(text, "mutant")
+        except ValueError:
+            continue
+        before = copy.deepcopy(content)
+        had_errors = bool(
+            check_coco_content(content, "", str(folder), need_masks=need_masks, split="val").errors
+        )
+        try:
+            fixed, changes = fix_coco_content(content, folder, need_masks=need_masks)
+        except ValueError as error:
+            str(error).encode("utf-8", "backslashreplace")
+            unusable += 1
+            continue
+        except Exception as error:
+            raise AssertionError(f"seed {seed}: {type(error).__name__}: {error}") from error
+        assert repr(content) == repr(before), seed  # by text: NaN is not itself
+        text = json.dumps(fixed).encode()
+        for split in ("train", "val", None):
+            again = parse_coco_json(text, "fixed")
+            report = check_coco_content(
+                again, "fixed", str(folder), need_masks=need_masks, split=split
+            )
+            assert not report.errors, (seed, str(report))
+        assert changes or not had_errors, seed
+        lost = len(content["annotations"]) - len(fixed["annotations"])
+        assert lost <= sum(changes.counts().values()) or "images that share an id" in str(changes)
+        if had_errors:
+            repaired += 1
+            twice, more = fix_coco_content(fixed, folder, need_masks=need_masks)
+            assert repr(twice) == repr(fixed) and not more, (seed, str(more))
+    assert repaired > len(seeds) / 5 and unusable < len(seeds) / 10, (repaired, unusable)
+
+
+def test_mutants_pass_the_check_once_repaired(folder):
+    run_repairs(folder, range(300))
+
+
+@pytest.mark.slow
+def test_more_mutants_pass_the_check_once_repaired(folder):
+    run_repairs(folder, range(300, 1300))
+
+
+@pytest.mark.parametrize("num_objects", [6, 110])
+def test_the_repair_leaves_a_good_file_as_it_is(folder, num_objects):
+    content = good_content(num_objects)
+    fixed, changes = fix_coco_content(content, folder)
+    assert fixed == content and not changes
