@@ -18,6 +18,10 @@ INSIDE = {  # hiera_det.configs.COCO: configs/COCO
     if folder.is_dir() and folder.name != "__pycache__"
 }
 
+VIDEO = ["av", "scipy"]  # frames in and out; ids of tracks
+ONNX = ["onnx", "onnxruntime", "onnxscript"]
+FAST = ["hotcoco"]  # COCO evaluation, and where AP is lost
+
 setup(
     name="hiera_det",
     version=VERSION.group(1),
@@ -28,7 +32,8 @@ setup(
     python_requires=">=3.10",
     packages=[*find_packages(include=["hiera_det*", "pretrain*"]), *INSIDE],
     package_dir=INSIDE,
-    package_data={name: ["*.py"] for name in INSIDE} | {"hiera_det": ["py.typed"]},
+    package_data={name: ["*.py"] for name in INSIDE}
+    | {"hiera_det": ["py.typed"], "hiera_det.report.page": ["*.html", "*.css", "*.js"]},
     entry_points={"console_scripts": ["hiera-det = hiera_det.cli:console"]},
     install_requires=[
         "torch>=2.4",
@@ -44,9 +49,16 @@ setup(
         "matplotlib",
         "tensorboard",
         "safetensors",
+        "tqdm",
     ],
     extras_require={
+        "video": VIDEO,
+        "onnx": ONNX,
+        "fast": FAST,
         "test": [
+            *VIDEO,
+            *ONNX,
+            *FAST,
             "pytest",
             "pytest-xdist",
             "timm",
