@@ -1,9 +1,10 @@
 """Published weights by name: addresses, sizes, hashes and licences.
 
-Sources of the facts: README of facebookresearch/hiera (addresses, LICENSE.models), README of
-facebookresearch/sam2 (addresses, licence), its files' records on Hugging Face (sha256, bytes), the
-registry of birder 0.8.4 and its model cards (addresses, sha256, sizes, licence). Meta publishes
-neither size nor hash of Hiera's files: their megabytes are their parameters at 4 bytes.
+Sources of the facts: README of facebookresearch/hiera (addresses, LICENSE.models); README of
+facebookresearch/sam2 (addresses, licence), with sha256 and bytes as independent public repositories
+record them of the same files, Hugging Face's among them; the registry of birder 0.8.4 and its model
+cards (addresses, sha256, sizes, licence). Meta publishes neither size nor hash of Hiera's files:
+their megabytes are their parameters at 4 bytes.
 """
 
 import difflib
