@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pycocotools.mask as mask_util
 
-__all__ = ["labels_to_rles", "rle_runs"]
+__all__ = ["encode_mask", "labels_to_rles", "rle_runs"]
 
 OFFSET = 48  # of the characters, "0"
 MORE, SIGN, DIGIT = 0x20, 0x10, 0x1F  # bits of a character: another follows, negative, 5 of a value
@@ -43,6 +43,30 @@ def rle_runs(rle: dict[str, Any]) -> np.ndarray:
     if total != num_pixels:
         raise ValueError(f"the counts add up to {total}, {list(size)} is {num_pixels} pixels")
     return runs
+
+
+def encode_mask(mask: np.ndarray) -> dict[str, Any]:
+    """The compressed RLE of a mask bool (H, W), with text for JSON; as pycocotools encodes it.
+
+    Only the columns that hold something are looked at one by one: of an object on a photograph that
+    takes a fifth of the time.
+    """
+    height, width = mask.shape
+    columns = np.flatnonzero(mask.any(axis=0))
+    if len(columns):
+        first, end = int(columns[0]), int(columns[-1]) + 1
+        part = np.asfortranarray(mask[:, first:end].view(np.uint8))
+        runs = _decode(mask_util.encode(part)["counts"]).tolist()
+        runs[0] += first * height
+        rest = (width - end) * height
+        if len(runs) % 2:  # it ends with pixels of 0
+            runs[-1] += rest
+        elif rest:
+            runs.append(rest)
+    else:
+        runs = [height * width]
+    rle = mask_util.frPyObjects({"size": [height, width], "counts": runs}, height, width)
+    return {"size": [height, width], "counts": rle["counts"].decode("ascii")}
 
 
 def _decode(text: str | bytes) -> np.ndarray:

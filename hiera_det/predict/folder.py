@@ -22,6 +22,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from hiera_det.data.images import read_image
+from hiera_det.data.rle import encode_mask
 from hiera_det.report.contact_sheet import draw_contact_sheet, thumbnail
 from hiera_det.report.predictions import draw_instances
 
@@ -115,9 +116,7 @@ class _Writer:
         caption: str | None,
     ) -> _Result:
         """Writes the overlay; a thumbnail with `caption`, if there is one, is for the sheet."""
-        records = instances_to_coco_json(found, image_id)
-        for record in records:
-            record["category_id"] = self.category_ids[record["category_id"]]
+        records = self._records(found, image_id)
         flags = found.scores >= self.score
         if self.kept is not None:
             flags = flags & sum(found.pred_classes == k for k in (-1, *self.kept)).bool()
@@ -142,6 +141,18 @@ class _Writer:
             _areas(shown, masks),
             None if caption is None else thumbnail(drawn, caption),
         )
+
+
+    def _records(self, found: Instances, image_id: Any) -> list[dict[str, Any]]:
+        """COCO's results, as Detectron2's evaluator writes them."""
+        fields = {key: value for key, value in found.get_fields().items() if key != "pred_masks"}
+        records = instances_to_coco_json(Instances(found.image_size, **fields), image_id)
+        for record in records:
+            record["category_id"] = self.category_ids[record["category_id"]]
+        if found.has("pred_masks"):
+            for record, mask in zip(records, found.pred_masks, strict=True):
+                record["segmentation"] = encode_mask(mask.numpy())
+        return records
 
 
 def predict_files(
@@ -307,7 +318,7 @@ def _areas(shown: Instances, masks: Any) -> list[int]:
     """Pixels of each mask, or of the box where there are none."""
     if masks is None:
         return shown.pred_boxes.area().round().int().tolist()
-    return [int(mask.sum()) for mask in masks]
+    return [int(np.count_nonzero(mask.numpy())) for mask in masks]
 
 
 def _overlay_names(files: Sequence[InputFile]) -> list[str]:

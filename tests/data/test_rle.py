@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as mask_util
 
-from hiera_det.data.rle import rle_runs
+from hiera_det.data.rle import encode_mask, rle_runs
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (7, 5), (40, 60), (300, 500)])
@@ -85,3 +85,20 @@ def test_random_text_is_refused_or_means_the_same_to_pycocotools():
         expected = np.repeat(np.arange(len(runs)) % 2, runs).reshape(20, 30, order="F")
         assert np.array_equal(mask_util.decode(rle), expected)
     assert min(verdicts.values()) > 300, verdicts
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (7, 5), (40, 60), (300, 500)])
+def test_masks_are_encoded_as_pycocotools_does(shape):
+    rng = np.random.default_rng(0)
+    for density in (0.0, 0.02, 0.5, 0.98, 1.0):
+        mask = rng.random(shape) < density
+        for left, right in ((0, 0), (shape[1] // 3, 0), (0, shape[1] // 3), (2, 2)):
+            mask[:, :left] = False
+            mask[:, shape[1] - right :] = False
+            code = mask_util.encode(np.asfortranarray(mask.astype(np.uint8)))
+            expected = {"size": code["size"], "counts": code["counts"].decode()}
+            assert encode_mask(mask) == expected
+    mask[:] = False
+    mask[-1, 1:] = True  # ends in the last pixel of its last column
+    code = mask_util.encode(np.asfortranarray(mask.astype(np.uint8)))
+    assert encode_mask(mask)["counts"] == code["counts"].decode()
