@@ -89,7 +89,10 @@ class VideoReader:
         for frame in self._decoded():
             # A stream may change its size on the way; a video has one.
             size = size or (frame.width, frame.height)
-            image = frame.to_ndarray(format="rgb24", width=size[0], height=size[1])
+            # PyAV before 17 converts from BT.709 only if it is named, and not for both sides.
+            is_709 = frame.colorspace == BT709
+            space = {"src_colorspace": "ITU709", "dst_colorspace": "ITU601"} if is_709 else {}
+            image = frame.reformat(*size, format="rgb24", **space).to_ndarray()
             pts = last + step if frame.pts is None else frame.pts - (first or 0)
             if first is None:
                 first, pts = frame.pts or 0, 0

@@ -125,7 +125,8 @@ def predict_video(
             bar.update()
         bar.total = files.num_frames  # what a file claims to hold is often an estimate
         _tell_losses(video, files.num_frames)
-    return VideoResult(*targets, files.num_frames, tracker.num_tracks, files.num_detections)
+    counts = files.num_frames, tracker.num_tracks, files.num_detections
+    return VideoResult(targets[0], targets[1], targets[2], *counts)
 
 
 def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
