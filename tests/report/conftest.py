@@ -11,6 +11,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 WAIT = 30.0  # seconds for an answer
 
@@ -101,7 +103,14 @@ class Browser:
 
     def key(self, key: str) -> None:
         """Presses a key, as "ArrowRight"."""
-        codes = {"ArrowRight": 39, "ArrowLeft": 37, "Enter": 13, "Escape": 27, "Tab": 9}
+        codes = {
+            "ArrowRight": 39,
+            "ArrowLeft": 37,
+            "Enter": 13,
+            "Escape": 27,
+            "End": 35,
+            "Home": 36,
+        }
         what = {"key": key, "code": key, "windowsVirtualKeyCode": codes[key]}
         text = {"text": "\r"} if key == "Enter" else {}
         self.call("Input.dispatchKeyEvent", type="keyDown", **what, **text)
@@ -137,8 +146,19 @@ class Browser:
         return [url for url in urls if not url.startswith("data:")]
 
 
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory) -> Iterator[Browser]:
+    program = find_chromium()
+    if program is None:
+        pytest.skip(
+            "no Chromium: apt install chromium, or set HIERA_DET_CHROMIUM to a Chromium or Chrome"
+        )
+    with launched(program, tmp_path_factory.mktemp("profile")) as page:
+        yield page
+
+
 @contextlib.contextmanager
-def browser(program: str, profile: Path) -> Iterator[Browser]:
+def launched(program: str, profile: Path) -> Iterator[Browser]:
     """A browser that ends with the block; `profile` is an empty folder."""
     (to_read, to_write), (from_read, from_write) = os.pipe(), os.pipe()
 
