@@ -5,18 +5,21 @@ import argparse
 __all__ = ["add_offline", "add_overrides", "add_run_arguments"]
 
 
-def add_run_arguments(parser: argparse.ArgumentParser, *, evaluates: bool = True) -> None:
+def add_run_arguments(
+    parser: argparse.ArgumentParser, *, evaluates: bool = True, has_data: bool = False
+) -> None:
     """The options of a run: Detectron2's, without importing it.
 
     Args:
         parser: gets config_file, resume, eval_only, num_gpus, num_machines, machine_rank, dist_url
             and opts.
         evaluates: whether there is `--eval-only`.
+        has_data: whether there is `--data`, which may stand in place of `--config-file`.
     """
     add = parser.add_argument
     add(
         "--config-file",
-        required=True,
+        required=not has_data,
         metavar="FILE",
         help="LazyConfig .py, a run's config.yaml, or the name of a config of the package",
     )

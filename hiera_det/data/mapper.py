@@ -6,6 +6,7 @@ from typing import Any
 
 import detectron2.data.transforms as T
 import numpy as np
+import pycocotools.mask as mask_util
 import torch
 from detectron2.data import DatasetMapper as Detectron2Mapper
 from detectron2.data import detection_utils
@@ -13,6 +14,8 @@ from detectron2.data import detection_utils
 from .images import read_image, valid_range
 
 __all__ = ["DatasetMapper"]
+
+MARGIN = 2.0  # px by which resizing may widen a mask
 
 
 class DatasetMapper(Detectron2Mapper):
@@ -104,6 +107,8 @@ class DatasetMapper(Detectron2Mapper):
                 )
         is_rle = any(isinstance(a.get("segmentation"), dict) for a in annotations)
         mask_format = self.instance_mask_format or ("bitmask" if is_rle else "polygon")
+        left = [a for a in annotations if not _is_cropped_away(a, transforms, size)]
+        annotations = left or annotations[:1]  # whose fields an empty result has too
         for annotation in annotations:
             detection_utils.transform_instance_annotations(annotation, transforms, size)
             mask = annotation.get("segmentation")
@@ -113,3 +118,19 @@ class DatasetMapper(Detectron2Mapper):
         if self.recompute_boxes and len(instances):
             instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
         return detection_utils.filter_empty_instances(instances)
+
+
+def _is_cropped_away(annotation: dict, transforms: Any, size: tuple[int, int]) -> bool:
+    """Whether no pixel of an RLE mask can be left in the augmented image of (H, W).
+
+    Such an object would be dropped in the end; to find that out by its mask takes a hundred times
+    as long, and a crop of a dense image leaves most objects outside.
+    """
+    rle = annotation.get("segmentation")
+    if not isinstance(rle, dict):
+        return False
+    if isinstance(rle["counts"], list):
+        return False
+    x, y, width, height = mask_util.toBbox(rle)
+    x0, y0, x1, y1 = transforms.apply_box(np.array([[x, y, x + width, y + height]]))[0]
+    return x1 < -MARGIN or y1 < -MARGIN or x0 > size[1] + MARGIN or y0 > size[0] + MARGIN

@@ -36,8 +36,9 @@ def dry_run(cfg: DictConfig, warnings: Sequence[str] = ()) -> str:
         warnings: of `engine.check_config`, to stand first.
 
     Returns:
-        Sections trunk, parameters, weights, optimizer, schedule and data. Data that are not on this
-        machine are said to be missing; the rest can be seen without them.
+        Sections recipe (of configs/custom/auto.py), trunk, parameters, weights, optimizer, schedule
+        and data. Data that are not on this machine are said to be missing; the rest can be seen
+        without them.
 
     Raises:
         ValueError, FileNotFoundError: what would stop the run: weights that do not fit, a parameter
@@ -46,6 +47,8 @@ def dry_run(cfg: DictConfig, warnings: Sequence[str] = ()) -> str:
     """
     model = instantiate(cfg.model).to(cfg.train.device)
     sections = {"warnings": warnings} if warnings else {}
+    reasons = OmegaConf.select(cfg, "recipe.reasons")
+    sections |= {"recipe": list(reasons)} if reasons else {}
     sections |= {
         "trunk": block_table(find_trunk(model)[1], cfg.dataloader.image_size),
         "parameters": _parameters(cfg, model),

@@ -417,7 +417,7 @@ def test_a_coco_file_finds_its_images(tmp_path, capsys, generated_coco):
     moved = tmp_path / "moved.json"
     moved.write_bytes(file.read_bytes())
     assert main(["convert-data", str(moved), str(tmp_path / "b.json")]) == 2
-    assert "name the folder that its file names start from with --images" in capsys.readouterr().err
+    assert "name the folder that its file names start from (--images" in capsys.readouterr().err
     convert(capsys, moved, tmp_path / "b.json", "--images", generated_coco / "val2017")
 
 
@@ -509,7 +509,7 @@ def test_nothing_is_overwritten_and_mistakes_are_one_line(mask_folder, tmp_path,
 def test_every_format_can_be_asked_for(capsys):
     with pytest.raises(SystemExit):
         main(["convert-data", "--help"])
-    assert "{%s}" % ",".join(FORMATS) in capsys.readouterr().out
+    assert f"{{{','.join(FORMATS)}}}" in capsys.readouterr().out
 
 
 @pytest.mark.slow

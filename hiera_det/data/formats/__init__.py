@@ -16,9 +16,11 @@ FORMATS: dict[str, ModuleType] = {  # in the order in which they are tried
     "masks": masks,
     "label-maps": label_maps,
 }
-LAYOUTS = """a COCO JSON file; a YOLO folder (data.yaml); a Pascal VOC folder (*.xml); images/ with \
-masks/NAME/*.png or ID/images/ID.png with ID/masks/*.png, one mask an instance; images/ with \
-masks/*.png, label maps"""
+LAYOUTS = (
+    "a COCO JSON file; a YOLO folder (data.yaml); a Pascal VOC folder (*.xml); images/ with "
+    "masks/NAME/*.png or ID/images/ID.png with ID/masks/*.png, one mask an instance; images/ with "
+    "masks/*.png, label maps"
+)
 
 
 def read_dataset(

@@ -8,7 +8,7 @@ from ..coco_fix import fix_coco_content
 from ..coco_json import read_coco_json
 from .source import SPLITS, Source
 
-__all__ = ["detect", "read"]
+__all__ = ["detect", "find_image_root", "read"]
 
 NAME = "COCO JSON"
 ROBOFLOW = "_annotations.coco.json"
@@ -36,7 +36,7 @@ def read(path: Path, images: Path | None = None) -> Source:
     parts = []
     for file in files:
         content = read_coco_json(file)
-        root = images or _image_root(file, content)
+        root = images or find_image_root(file, content)
         content, changes = fix_coco_content(content, root, need_masks=False, name=str(file))
         result.changes.merge(changes)
         for annotation in content["annotations"]:
@@ -63,18 +63,23 @@ def _split_of(file: Path) -> str:
     return named[0] if named else file.stem
 
 
-def _image_root(file: Path, content: dict) -> Path:
+def find_image_root(file: Path, content: dict, *others: Path) -> Path:
+    """The folder in or around that of a COCO file, or among others, with the most of its images.
+
+    Raises:
+        FileNotFoundError: none has one.
+    """
     names = [image.get("file_name") for image in content["images"][:PROBES]]
     names = [name for name in names if isinstance(name, str) and name]
     parent = file.resolve().parent
-    around = [parent, parent / "images", parent.parent, parent.parent / "images"]
+    around = [*others, parent, parent / "images", parent.parent, parent.parent / "images"]
     for word in file.stem.split("_"):
         around += [parent / word, parent.parent / word, parent.parent / "images" / word]
     counts = [sum((folder / name).is_file() for name in names) for folder in around]
     if not max(counts, default=0):
         raise FileNotFoundError(
             f"{file}: its images are not found in or around its folder; name the folder that its "
-            "file names start from with --images"
+            "file names start from (--images of convert-data, the second of --data)"
         )
     return around[counts.index(max(counts))]
 
