@@ -24,4 +24,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from hiera_det.report.page import write_report
 
-    print(write_report(args.run, args.output))
+    print(write_report(args.run, args.output, show_progress=True))

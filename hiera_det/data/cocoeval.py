@@ -57,7 +57,7 @@ class HotcocoEval:
         return self._eval.tide_errors()
 
     @property
-    def eval(self) -> dict[str, Any]:
+    def eval(self) -> Any:
         """precision (T, R, K, A, M), recall (T, K, A, M) and scores, as pycocotools' `eval`."""
         return self._eval.eval
 

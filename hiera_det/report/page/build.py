@@ -12,6 +12,7 @@ from typing import Any
 
 from detectron2.utils import comm
 from omegaconf import DictConfig
+from tqdm import tqdm
 
 import hiera_det
 from hiera_det.data.run_check import dataset_names
@@ -41,7 +42,12 @@ TITLES = {
 }
 
 
-def write_report(folder: str | os.PathLike, output: str | os.PathLike | None = None) -> Path:
+def write_report(
+    folder: str | os.PathLike,
+    output: str | os.PathLike | None = None,
+    *,
+    show_progress: bool = False,
+) -> Path:
     """Writes a page about a run, finished or not.
 
     It holds all that it shows and asks nothing of the network; texts of the run are escaped. What
@@ -50,6 +56,7 @@ def write_report(folder: str | os.PathLike, output: str | os.PathLike | None = N
     Args:
         folder: output_dir of a training or evaluation.
         output: the file; report.html in the folder by default.
+        show_progress: a bar of the images that are gone through.
 
     Returns:
         The file.
@@ -61,7 +68,7 @@ def write_report(folder: str | os.PathLike, output: str | os.PathLike | None = N
     run = Run.read(folder)
     file = Path(output) if output is not None else run.folder / "report.html"
     _check_output(file)
-    page = _Page(run, file)
+    page = _Page(run, file, show_progress)
     page.build()
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
@@ -106,8 +113,8 @@ GENERATOR = '<meta name="generator" content="hiera-det report">'
 class _Page:
     """A page in the making: sections in order, tiles, data of the script, notes."""
 
-    def __init__(self, run: Run, file: Path) -> None:
-        self.run, self.file = run, file
+    def __init__(self, run: Run, file: Path, show_progress: bool) -> None:
+        self.run, self.file, self.show_progress = run, file, show_progress
         self.sections: list[Html] = []
         self.data: list[Html] = []
         self.tiles: list[tuple[str, str]] = []
@@ -198,7 +205,9 @@ class _Page:
             ]
             main = by_task[tasks[0]]
             self.tiles.append((f"{sections.TASKS[tasks[0]]} AP50", f"{main.ap(0):.1f}"))
-        matches = list(match(truth, found, tasks[0], limit))
+        images = match(truth, found, tasks[0], limit)
+        bar = tqdm(images, "images", len(truth.content["images"]), disable=not self.show_progress)
+        matches = list(bar)
         threshold, f1 = scores.best_threshold(matches)
         if found:
             result = scores.confusion(matches, len(names), threshold)
@@ -237,7 +246,7 @@ class _Page:
         steps = max((max(c[0]) for c in run.curves.values()), default=-1) + 1
         planned = select(cfg, "train.max_iter")
         done = f"{steps:,} of {planned:,}" if planned and steps else f"{planned or steps:,}"
-        seed = select(cfg, "train.seed")
+        weights = "weights" if run.is_evaluation() else "initial weights"
         rows = {
             "folder": str(run.folder.resolve()),
             "time": run.times(),
@@ -249,8 +258,8 @@ class _Page:
             "weight decay": _text(select(cfg, "optimizer.weight_decay")),
             "layer decay": _text(select(cfg, "optimizer.params.layer_decay")),
             "trunk": _trunk(cfg),
-            "began with": _text(select(cfg, "train.init_checkpoint")) or "random weights",
-            "seed": _text(seed),
+            weights: _text(select(cfg, "train.init_checkpoint")) or "random",
+            "seed": _text(select(cfg, "train.seed")),
             "precision": _precision(cfg),
             "device": _text(select(cfg, "train.device")),
         }

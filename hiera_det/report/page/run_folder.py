@@ -1,7 +1,10 @@
 """A run's folder as a report reads it: config, curves, log, files, and what is missing."""
 
+import ast
 import logging
+import os
 import re
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -44,7 +47,7 @@ class Run:
     notes: list[str] = field(default_factory=list)
 
     @classmethod
-    def read(cls, folder: str | Path) -> "Run":
+    def read(cls, folder: str | os.PathLike) -> "Run":
         """
         Raises:
             FileNotFoundError: there is no such folder, or it holds nothing of a run.
@@ -93,18 +96,31 @@ class Run:
         self.log = text.decode(errors="replace")
 
     # ------------------------------------------------------------------------------- what is said
+    def is_evaluation(self) -> bool:
+        """Whether the folder is that of an evaluation alone."""
+        found = ARGUMENTS.findall(self.log)
+        return bool(found) and "eval_only=True" in found[-1]
+
     def command(self) -> str:
         """The command of the run's last start as it would be typed today; "" if unknown."""
         found = ARGUMENTS.findall(self.log)
         config = CONFIG_FILE.search(found[-1]) if found else None
         if config is None:
             return ""
-        pretrains = select(self.cfg, "model._target_", "").startswith("pretrain.")
-        is_evaluation = "eval_only=True" in found[-1]
-        verb = "eval" if is_evaluation else "pretrain" if pretrains else "train"
+        target = str(select(self.cfg, "model._target_", ""))
+        verb = "train"
+        if self.is_evaluation():
+            verb = "eval"
+        elif target.startswith("pretrain."):
+            verb = "pretrain"
+        elif select(self.cfg, "model.num_classes") is not None:
+            verb = "finetune"
         options = OPTIONS.search(found[-1])
-        words = re.findall(r"'((?:[^'\\]|\\.)*)'", options[1]) if options else []
-        return " ".join([f"hiera-det {verb} --config-file", config[1], *words])
+        try:
+            words = ast.literal_eval(f"[{options[1]}]") if options else []
+        except (ValueError, SyntaxError):
+            words = []
+        return shlex.join(["hiera-det", verb, "--config-file", config[1], *map(str, words)])
 
     def environment(self) -> list[tuple[str, str]]:
         """Rows of the table that a run's log begins with: system, versions, GPU."""

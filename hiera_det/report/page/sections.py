@@ -474,9 +474,7 @@ def files_section(files: Sequence[tuple[str, Path]]) -> Html:
     return section("files", "Files", "", element("div", table, class_="scroll", tabindex="0"), rest)
 
 
-def _bytes(size: int) -> str:
-    for unit in ("bytes", "kB", "MB"):
-        if size < 1000 or unit == "MB":
-            return f"{size:,.0f} {unit}" if unit == "bytes" else f"{size:,.1f} {unit}"
-        size /= 1000
-    return ""
+def _bytes(size: float) -> str:
+    if size < 1000:
+        return f"{size:,.0f} bytes"
+    return f"{size / 1e3:,.1f} kB" if size < 1e6 else f"{size / 1e6:,.1f} MB"
