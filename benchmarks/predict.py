@@ -85,7 +85,12 @@ def main() -> None:
     add("--device", help="default: a GPU where there is one")
     add("--precision", choices=["fp32", "bf16"], help="of predict; the loop has the config's")
     add("--batch-size", type=int, default=None, help="of predict (8 on a GPU, else 1)")
-    add("--num-workers", type=int, default=None, help="of predict (one for each core, at most 8)")
+    add(
+        "--num-workers",
+        type=int,
+        default=None,
+        help="of predict (as its own default)",
+    )
     add("--rounds", type=int, default=3)
     args = parser.parse_args()
 
@@ -98,7 +103,7 @@ def main() -> None:
         predictor = open_predictor(args.weights, args.config_file, **options)
     files = find_inputs([args.images]).images[: args.num_images]
     batch_size = args.batch_size or _batch_size(predictor)
-    num_workers = _num_workers(args.num_workers)
+    num_workers = _num_workers(args.num_workers, predictor)
     seconds = benchmark(predictor, loop_predictor, files, batch_size, num_workers, args.rounds)
     print(
         f"{len(files)} images, {predictor.device}, torch {torch.__version__}, "

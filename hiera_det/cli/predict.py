@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--device", help="cuda, cuda:1, cpu, mps (default: a GPU where there is one)")
     add("--precision", choices=["fp32", "bf16"], help="default: that of evaluation")
     add("--batch-size", type=_positive, metavar="N", help="images at once (8 on a GPU, else 1)")
-    add("--num-workers", type=_not_negative, metavar="N", help="threads that read and write")
+    add("--num-workers", type=_not_negative, metavar="N", help="threads that have a batch each")
     add("--tta", action="store_true", help="merge what is found on flipped and resized copies")
     add("--tile", type=_positive, metavar="PX", help="cut large images into tiles of this side")
 
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
             output,
             ids=ids,
             batch_size=args.batch_size or _batch_size(predictor),
-            num_workers=_num_workers(args.num_workers),
+            num_workers=_num_workers(args.num_workers, predictor),
             predict=_variant(args, predictor),
             **shown,
         )
@@ -136,10 +136,12 @@ def _batch_size(predictor) -> int:
     return 8 if getattr(device, "type", "cpu") == "cuda" else 1
 
 
-def _num_workers(asked: int | None) -> int:
+def _num_workers(asked: int | None, predictor) -> int:
     import os
 
-    return min(8, os.cpu_count() or 1) if asked is None else asked
+    # Each on a CPU has a model's activations in memory, of one image.
+    most = 8 if _batch_size(predictor) > 1 else 4
+    return min(most, os.cpu_count() or 1) if asked is None else asked
 
 
 def _share(text: str) -> float:

@@ -49,22 +49,20 @@ def encode_mask(mask: np.ndarray) -> dict[str, Any]:
     """The compressed RLE of a mask bool (H, W), with text for JSON; as pycocotools encodes it.
 
     Only the columns that hold something are looked at one by one: of an object on a photograph that
-    takes a fifth of the time.
+    takes two thirds of the time.
     """
     height, width = mask.shape
     columns = np.flatnonzero(mask.any(axis=0))
+    changes = np.zeros(0, dtype=np.int64)  # places where a run of other pixels begins
     if len(columns):
         first, end = int(columns[0]), int(columns[-1]) + 1
-        part = np.asfortranarray(mask[:, first:end].view(np.uint8))
-        runs = _decode(mask_util.encode(part)["counts"]).tolist()
-        runs[0] += first * height
-        rest = (width - end) * height
-        if len(runs) % 2:  # it ends with pixels of 0
-            runs[-1] += rest
-        elif rest:
-            runs.append(rest)
-    else:
-        runs = [height * width]
+        # (H, end - first) -> (H * (end - first),), column by column
+        pixels = mask[:, first:end].ravel(order="F")
+        changes = np.flatnonzero(np.diff(pixels, prepend=False, append=False)) + first * height
+    bounds = [0, *changes.tolist(), height * width]
+    runs = [after - before for before, after in zip(bounds, bounds[1:], strict=False)]
+    if len(runs) > 1 and runs[-1] == 0:  # the last pixel of all is of the mask
+        runs.pop()
     rle = mask_util.frPyObjects({"size": [height, width], "counts": runs}, height, width)
     return {"size": [height, width], "counts": rle["counts"].decode("ascii")}
 

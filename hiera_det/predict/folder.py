@@ -1,7 +1,8 @@
 """Prediction on image files: overlays, COCO-format JSON, a table of counts, a contact sheet.
 
-Three things go on at once: threads read and resize the images of the next batches, the detector
-works on this one, and threads paste masks, encode, draw and write those of the last.
+Each of some threads takes a batch from the files to what is written: it reads, resizes, detects,
+pastes masks, encodes, draws, writes. A GPU is used by one of them at a time, while the others are
+busy with the rest; on a CPU it is the cores that they share.
 """
 
 import csv
@@ -11,11 +12,12 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
 from pathlib import Path
+from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
 from PIL import Image
@@ -34,7 +36,6 @@ __all__ = ["RESULTS", "Summary", "class_numbers", "predict_files"]
 logger = logging.getLogger(__name__)
 
 RESULTS = "coco_instances_results.json"  # Detectron2's name
-AHEAD = 2  # batches that are read, and that are waiting to be written
 SAME_FORMAT = (".bmp", ".jpeg", ".jpg", ".png", ".webp")  # overlays keep these, else .png is added
 
 
@@ -65,10 +66,10 @@ class _Result(NamedTuple):
 
 
 class _Whole:
-    """A `Predictor`, whose images are resized by threads and whose masks are pasted by threads."""
+    """A `Predictor`, whose detector takes a batch alone, apart from the rest of the work."""
 
     def __init__(self, predictor: Predictor):
-        self.predictor = predictor
+        self.predictor, self.lock = predictor, Lock()
 
     def load(self, path: Path) -> _Loaded:
         pixels = self.predictor.pixels(path)
@@ -76,7 +77,10 @@ class _Whole:
         return _Loaded(rgb, self.predictor.model_input(pixels))
 
     def detect(self, inputs: Sequence[Any]) -> list[Instances]:
-        return self.predictor.detect(inputs)
+        if self.predictor.device.type == "cpu":
+            return self.predictor.detect(inputs)
+        with self.lock:  # its memory is for one batch
+            return self.predictor.detect(inputs)
 
     def finish(self, raw: Instances, size: tuple[int, int]) -> Instances:
         return self.predictor.finish(raw, *size)
@@ -142,7 +146,6 @@ class _Writer:
             None if caption is None else thumbnail(drawn, caption),
         )
 
-
     def _records(self, found: Instances, image_id: Any) -> list[dict[str, Any]]:
         """COCO's results, as Detectron2's evaluator writes them."""
         fields = {key: value for key, value in found.get_fields().items() if key != "pred_masks"}
@@ -186,7 +189,7 @@ def predict_files(
         classes: names of what is drawn and counted; None for all.
         ids: of the images, in the JSON; 1, 2, … by default.
         batch_size: images that the detector gets at once.
-        num_workers: threads that read and that write; 0 does all in this one.
+        num_workers: threads, each of which has a batch; 0 does all in this one.
         predict: instead of the predictor's own, on a list of RGB images.
         max_thumbnails: of the contact sheet.
         progress: whether to show a bar; None does on a terminal.
@@ -212,31 +215,25 @@ def predict_files(
     failed: dict[str, str] = {}
     results: dict[int, _Result] = {}
 
-    def work(k: int, found: Any, pixels: np.ndarray) -> None:
-        found = source.finish(found, pixels.shape[:2])
-        caption = files[k].name if k < max_thumbnails else None
-        results[k] = writer.write(found, pixels, overlays[k], ids[k], caption)
+    def work(batch: Sequence[int]) -> None:
+        loaded: dict[int, _Loaded] = {}
+        for k in batch:
+            try:
+                loaded[k] = source.load(files[k].path)
+            except (ValueError, OSError) as error:
+                failed[files[k].name] = str(error)
+                logger.warning("skipped: %s", error)
+        found = source.detect([one.input for one in loaded.values()]) if loaded else []
+        for (k, one), raw in zip(loaded.items(), found, strict=True):
+            instances = source.finish(raw, one.pixels.shape[:2])
+            caption = files[k].name if k < max_thumbnails else None
+            results[k] = writer.write(instances, one.pixels, overlays[k], ids[k], caption)
 
+    batches = [range(len(files))[k : k + batch_size] for k in range(0, len(files), batch_size)]
     with _Threads(num_workers) as threads, _bar(len(files), progress) as bar:
-        loaded = threads.map(source.load, (file.path for file in files), AHEAD * batch_size)
-        waiting: deque[Future] = deque()
-        for batch in _batches(enumerate(loaded), batch_size):
-            usable = []
-            for k, future in batch:
-                try:
-                    usable.append((k, future.result()))
-                except (ValueError, OSError) as error:
-                    failed[files[k].name] = str(error)
-                    logger.warning("skipped: %s", error)
-            if usable:
-                found = source.detect([one.input for _, one in usable])
-                for (k, one), instances in zip(usable, found, strict=True):
-                    waiting.append(threads.submit(work, k, instances, one.pixels))
-            while len(waiting) > AHEAD * batch_size:
-                waiting.popleft().result()
+        for batch, done in zip(batches, threads.map(work, batches), strict=True):
+            done.result()
             bar.update(len(batch))
-        while waiting:
-            waiting.popleft().result()
     done = sorted(results)
     _write_tables(output, [files[k] for k in done], [results[k] for k in done],
                   [ids[k] for k in done], writer)  # fmt: skip
@@ -265,41 +262,44 @@ def class_numbers(names: Sequence[str], asked: Sequence[str]) -> list[int]:
 
 # ------------------------------------------------------------------------------------ threads
 class _Threads:
-    """A pool of threads; with none, what is submitted is done at once."""
+    """A pool of threads that share the cores; with none, what is asked for is done at once.
+
+    torch splits its work over the cores too. Each thread would do so, and they would wait for each
+    other more than they work: so each gets its share of the cores.
+    """
 
     def __init__(self, count: int):
-        self.pool = ThreadPoolExecutor(count) if count > 0 else None
+        self.count, self.before = count, torch.get_num_threads()
 
     def __enter__(self) -> "_Threads":
+        if self.count > 0:
+            share = max(1, self.before // self.count)
+            self.pool = ThreadPoolExecutor(self.count, "predict", torch.set_num_threads, (share,))
         return self
 
     def __exit__(self, *error: Any) -> None:
-        if self.pool is not None:
+        if self.count > 0:
             self.pool.shutdown(wait=True, cancel_futures=True)
+            torch.set_num_threads(self.before)  # of threads that are started later
 
-    def submit(self, function: Callable, *args: Any) -> Future:
-        if self.pool is not None:
-            return self.pool.submit(function, *args)
-        future: Future = Future()
-        try:
-            future.set_result(function(*args))
-        except Exception as error:
-            future.set_exception(error)
-        return future
-
-    def map(self, function: Callable, items: Iterable[Any], ahead: int) -> Iterator[Future]:
-        """Futures in the order of the items, of which `ahead` more are under way."""
+    def map(self, function: Callable, items: Iterable[Any]) -> Iterator[Future]:
+        """Futures in the order of the items, of which two more for each thread are under way."""
         rest = iter(items)
-        futures = deque(self.submit(function, item) for item in islice(rest, ahead))
-        while futures:
+        futures: deque[Future] = deque()
+        while True:
+            while len(futures) < max(1, 2 * self.count) and (item := next(rest, None)) is not None:
+                futures.append(self._submit(function, item))
+            if not futures:
+                return
             yield futures.popleft()
-            futures.extend(self.submit(function, item) for item in islice(rest, 1))
 
-
-def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    iterator = iter(items)
-    while batch := list(islice(iterator, size)):
-        yield batch
+    def _submit(self, function: Callable, item: Any) -> Future:
+        if self.count > 0:
+            return self.pool.submit(function, item)
+        future: Future = Future()
+        function(item)
+        future.set_result(None)
+        return future
 
 
 def _bar(total: int, progress: bool | None) -> tqdm:
