@@ -14,14 +14,14 @@ follows; recipe.from_data=False leaves it out. Without --data:
 
 from detectron2.config import LazyCall as L
 
-from hiera_det.data.augmentations import RandomSquareCrop
+from hiera_det.data.augmentations import RandomObjectCrop
 from hiera_det.solver import warmup_cosine
 
 from .coco_json import dataloader, model, optimizer, train
 
 # Training sees squares of crop_size out of images scaled to image_size, smaller or larger.
 dataloader.crop_size = "${dataloader.image_size}"
-dataloader.train.mapper.augmentations[2] = L(RandomSquareCrop)(size="${dataloader.crop_size}")
+dataloader.train.mapper.augmentations[2] = L(RandomObjectCrop)(size="${dataloader.crop_size}")
 
 lr_multiplier = L(warmup_cosine)(max_iter="${train.max_iter}", warmup_iters=50)
 

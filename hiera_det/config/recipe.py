@@ -120,7 +120,8 @@ def _crop_size(stats: Statistics, device: str, size: int, given: Mapping, steps:
 def _anchors(stats: Statistics, size: int, steps: list[Step]) -> None:
     boxes = stats.boxes * size  # (N, 2), px
     fits = {small: _fit(boxes, small) for small in SMALLEST_ANCHORS}
-    small = max(fits, key=lambda s: round(fits[s], 3))
+    # Of those that fit alike the largest: objects then lie on finer levels.
+    small = max(s for s, fit in fits.items() if fit > max(fits.values()) - 0.01)
     low, middle, high = np.percentile(stats.sides(size), [5, 50, 95])
     sizes = [[small * 2**k] for k in range(NUM_LEVELS)]
     steps.append(

@@ -10,6 +10,7 @@ import pycocotools.mask as mask_util
 import torch
 from detectron2.data import DatasetMapper as Detectron2Mapper
 from detectron2.data import detection_utils
+from detectron2.structures import BoxMode
 
 from .images import read_image, valid_range
 
@@ -78,7 +79,7 @@ class DatasetMapper(Detectron2Mapper):
         name = dataset_dict["file_name"]
         image = read_image(name, self.image_format, self.intensity_range, self.page)
         detection_utils.check_image_size(dataset_dict, image)
-        aug_input = T.AugInput(image)
+        aug_input = T.AugInput(image, boxes=self._boxes(dataset_dict))
         transforms = self.augmentations(aug_input)
         image = aug_input.image
         # Contiguous: views are slow to share with the main process.
@@ -92,6 +93,14 @@ class DatasetMapper(Detectron2Mapper):
                 raise ValueError(f"{name}: {error}") from error
             dataset_dict["instances"] = instances
         return dataset_dict
+
+    def _boxes(self, dataset_dict: dict[str, Any]) -> np.ndarray | None:
+        """The objects, for augmentations that look where they are: float (N, 4), corners in px."""
+        if not self.is_train:
+            return None
+        objects = [a for a in dataset_dict.get("annotations", ()) if a.get("iscrowd", 0) == 0]
+        boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in objects]
+        return np.array(boxes, dtype=np.float64).reshape(-1, 4)
 
     def _instances(self, annotations: list[dict], transforms: Any, size: tuple[int, int]):
         """Annotations of the original image to `Instances` in the augmented one of (H, W)."""

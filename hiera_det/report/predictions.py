@@ -99,7 +99,8 @@ def draw_instances(
     drawn = Image.fromarray(picture.permute(1, 2, 0).numpy())  # (3, H, W) -> (H, W, 3)
     for k in order:  # last, so that nothing hides a text
         text = labels[k] if scores is None else f"{labels[k]} {float(scores[k]):.0%}"
-        _draw_label(drawn, text, boxes[k, :2].tolist(), colors[k])
+        if text:
+            _draw_label(drawn, text, boxes[k, :2].tolist(), colors[k])
     return np.array(drawn)
 
 

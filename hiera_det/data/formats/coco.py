@@ -72,9 +72,10 @@ def find_image_root(file: Path, content: dict, *others: Path) -> Path:
     names = [image.get("file_name") for image in content["images"][:PROBES]]
     names = [name for name in names if isinstance(name, str) and name]
     parent = file.resolve().parent
-    around = [*others, parent, parent / "images", parent.parent, parent.parent / "images"]
+    around = []  # a folder named as the file goes first: others may hold files of the same names
     for word in file.stem.split("_"):
         around += [parent / word, parent.parent / word, parent.parent / "images" / word]
+    around += [*others, parent, parent / "images", parent.parent, parent.parent / "images"]
     counts = [sum((folder / name).is_file() for name in names) for folder in around]
     if not max(counts, default=0):
         raise FileNotFoundError(
