@@ -122,7 +122,7 @@ class ExportableDetector(nn.Module):
         boxes, scores, classes = self._select(boxes, scores)
         if not self.heads.mask_on:
             return boxes, scores, classes
-        return boxes, scores, classes, self._masks(maps, boxes, classes)
+        return boxes, scores, classes, self._masks(maps, boxes, scores, classes)
 
     def _propose(self, maps: dict[str, Tensor], size: Tensor) -> tuple[Tensor, Tensor]:
         """Boxes (N, 4) of the RPN by falling score, and whether there are so many, bool (N,)."""
@@ -157,7 +157,7 @@ class ExportableDetector(nn.Module):
         total: Any = 0.0
         for head, predictor in self.stages:
             boxes = clip(boxes[:, :4], size)  # of the stage before; proposals are clipped
-            logits, deltas = predictor(head(pool(self.heads.box_pooler, features, boxes)))
+            logits, deltas = predictor(head(pool(self.heads.box_pooler, features, boxes, exist)))
             boxes = predictor.box2box_transform.apply_deltas(deltas, boxes)  # (N, K * 4 or 4)
             total = total + logits.softmax(dim=-1)
         scores = total * (1.0 / len(self.stages)) if len(self.stages) > 1 else total
@@ -183,10 +183,14 @@ class ExportableDetector(nn.Module):
         boxes = torch.where(exist[:, None], boxes[top], 0.0)
         return boxes, best, torch.where(exist, top % num_classes, 0)
 
-    def _masks(self, maps: dict[str, Tensor], boxes: Tensor, classes: Tensor) -> Tensor:
+    def _masks(
+        self, maps: dict[str, Tensor], boxes: Tensor, scores: Tensor, classes: Tensor
+    ) -> Tensor:
         """Probabilities (D, M, M) of the predicted classes."""
         features = [maps[name] for name in self.heads.mask_in_features]
-        logits = self.heads.mask_head.layers(pool(self.heads.mask_pooler, features, boxes))
+        logits = self.heads.mask_head.layers(
+            pool(self.heads.mask_pooler, features, boxes, scores > 0)
+        )
         if logits.shape[1] == 1:
             return logits[:, 0].sigmoid()
         index = classes[:, None, None, None].expand(-1, 1, *logits.shape[2:])
@@ -234,11 +238,15 @@ def clip(boxes: Tensor, size: Tensor) -> Tensor:
     return torch.minimum(boxes.clamp(min=0.0), limit)
 
 
-def pool(pooler: Any, maps: list[Tensor], boxes: Tensor) -> Tensor:
-    """`ROIPooler` of one image's boxes (N, 4): (N, C, *output_size).
+def pool(pooler: Any, maps: list[Tensor], boxes: Tensor, exist: Tensor) -> Tensor:
+    """`ROIPooler` of one image's boxes: each is pooled from its level.
 
-    All boxes are pooled from all levels, those that belong to another level as a box of zeros.
-    With a sampling ratio of 0 such a box has no samples and costs nothing.
+    Args:
+        boxes: (N, 4).
+        exist: bool (N,); of others the result is 0, and costs nothing.
+
+    Returns:
+        (N, C, *output_size).
     """
     levels = assign_boxes_to_levels(
         [Boxes(boxes)],
@@ -247,21 +255,22 @@ def pool(pooler: Any, maps: list[Tensor], boxes: Tensor) -> Tensor:
         pooler.canonical_box_size,
         pooler.canonical_level,
     )
-    pooled: Any = 0.0
+    rois = torch.cat([torch.zeros_like(boxes[:, :1]), boxes], dim=1)  # (N, 5), of image 0
+    rois = torch.cat([rois, rois.new_zeros(BLANKS, 5)])
+    pooled = maps[0].new_zeros(len(rois), maps[0].shape[1], *pooler.output_size)
     for level, (features, align) in enumerate(zip(maps, pooler.level_poolers, strict=True)):
-        here = levels == level
-        rois = torch.where(here[:, None], boxes, 0.0)
-        rois = torch.cat([torch.zeros_like(rois[:, :1]), rois], dim=1)  # (N, 5), of image 0
+        here = torch.cat([(levels == level) & exist, exist.new_ones(BLANKS)])
+        (rows,) = here.nonzero(as_tuple=True)
         values = roi_align(
             features,
-            rois,
+            rois[rows],
             pooler.output_size,
             align.spatial_scale,
             align.sampling_ratio,
             align.aligned,
         )
-        pooled = torch.where(here[:, None, None, None], values, pooled)
-    return pooled
+        pooled = pooled.index_put((rows,), values)
+    return pooled[: len(boxes)]
 
 
 def _box_stages(heads: Any) -> list[tuple[Any, Any]]:
