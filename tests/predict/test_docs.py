@@ -1,5 +1,6 @@
-"""The commands of docs/own_data.md and docs/predict.md, run one after the other as they stand."""
+"""Commands and snippets of docs, README and notebook, run one after the other as they stand."""
 
+import json
 import re
 import shlex
 import shutil
@@ -13,12 +14,12 @@ from PIL import Image
 from hiera_det.data.coco_json import read_coco_json
 
 pytestmark = pytest.mark.slow
-DOCS = Path(__file__).parents[2] / "docs"
+ROOT = Path(__file__).parents[2]
 SHORT = ["train.max_iter=2", "dataloader.image_size=64", "train.device=cpu", "train.num_pictures=0"]
 
 
 def blocks(page: str, language: str) -> list[str]:
-    text = (DOCS / page).read_text()
+    text = (ROOT / page).read_text()
     return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
@@ -56,12 +57,12 @@ def test_own_data(forked, mixed_shapes, images, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_masks(mixed_shapes, tmp_path / "nuclei")
     shutil.copytree(images, "photos")
-    assert [words[0] for words in commands("own_data.md")][:3] == [
+    assert [words[0] for words in commands("docs/own_data.md")][:3] == [
         "convert-data",
         "check-data",
         "train",
     ]
-    run_all("own_data.md", forked, mixed_shapes, tmp_path / "log")
+    run_all("docs/own_data.md", forked, mixed_shapes, tmp_path / "log")
     assert (tmp_path / "output/auto/report.html").is_file()
     assert len((tmp_path / "found/counts.csv").read_text().splitlines()) == 1 + 3
 
@@ -82,8 +83,30 @@ def test_predict(forked, mixed_shapes, run, images, tmp_path, monkeypatch):
             frame = av.VideoFrame.from_image(Image.open("images/first.png"))
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
-    run_all("predict.md", forked, mixed_shapes, tmp_path / "log")
+    run_all("docs/predict.md", forked, mixed_shapes, tmp_path / "log")
     for name in ("found/coco_instances_results.json", "tracked/clip.mp4", "model.pt2"):
         assert (tmp_path / name).stat().st_size > 100
-    for code in blocks("predict.md", "python"):
-        exec(compile(code, "predict.md", "exec"), {})
+    for code in blocks("docs/predict.md", "python"):
+        exec(compile(code, "docs/predict.md", "exec"), {})
+
+
+def test_readme_and_notebook(forked, mixed_shapes, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("datasets").symlink_to(mixed_shapes)
+    for name in ("mask_rcnn_hiera_shapes", "notebook"):
+        shutil.copytree(run, f"output/{name}")
+    for code in blocks("README.md", "python"):
+        exec(compile(code, "README.md", "exec"), {})
+    names: dict = {"display": lambda image: image.size}  # as Jupyter has it
+    for cell in json.loads((ROOT / "examples/predict.ipynb").read_text())["cells"]:
+        code = "".join(cell["source"])
+        if cell["cell_type"] != "code" or "IPython" in code:
+            continue
+        if code.startswith("!hiera-det train"):  # the run is there
+            continue
+        if code.startswith("!"):
+            status = forked(shlex.split(code)[1:], mixed_shapes, tmp_path / "log")
+            assert status == 0, (tmp_path / "log").read_text()[-3000:]
+            continue
+        exec(compile(code, "predict.ipynb", "exec"), names)
+    assert len(names["found"]) == 3 and Path("output/notebook_found/counts.csv").is_file()
