@@ -303,3 +303,19 @@ def test_cropped_masks_are_used_as_a_tensor_is():
         instances.pred_boxes, instances.pred_masks = Boxes(torch.zeros(5, 4)), each
         records.append(instances_to_coco_json(instances[flags].to("cpu"), 7))
     assert records[0] == records[1] and len(records[0]) == 3
+
+
+def test_two_classes_at_one_place_stay_two():
+    scene = Scene(300, 500)
+    scene.add(0, "square", 250, 150, 260, 90)
+
+    class Unsure(TruthDetector):
+        def _predict(self, image):
+            once = super()._predict(image)
+            twice = Instances.cat([once, once])
+            twice.pred_classes[len(once) :] = 1
+            return twice
+
+    for with_masks in (True, False):
+        found = predict_tiled(Unsure(scene, with_masks), scene.image, tile=200)
+        assert sorted(found.pred_classes.tolist()) == [0, 1]
