@@ -18,7 +18,7 @@ INSIDE = {  # hiera_det.configs.COCO: configs/COCO
     if folder.is_dir() and folder.name != "__pycache__"
 }
 
-VIDEO = ["av", "scipy"]  # frames in and out; ids of tracks
+VIDEO = ["av>=14.2", "scipy"]  # frames in and out; ids of tracks
 ONNX = ["onnx", "onnxruntime", "onnxscript"]
 FAST = ["hotcoco"]  # COCO evaluation, and where AP is lost
 

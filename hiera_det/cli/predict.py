@@ -1,8 +1,8 @@
 """Finds objects on images and videos with a trained detector.
 
 Written are overlays, coco_instances_results.json (all detections, as evaluation writes them),
-images.json (which image has which id), counts.csv and contact_sheet.png; of a video, what
-`hiera_det.predict.video` says. A checkpoint of `hiera-det train` carries its config and the names
+images.json (which image has which id), counts.csv and contact_sheet.png; of a video NAME.mp4 with
+ids on the objects, without sound, NAME_tracks.csv and NAME_tracks.json. A checkpoint of `hiera-det train` carries its config and the names
 of its classes. The exit status is 1 if a file could not be read.
 """
 
@@ -91,9 +91,24 @@ def run(args: argparse.Namespace) -> int:
         from hiera_det.predict.video import predict_video
 
         for path, name in inputs.videos:
-            predict_video(predictor, path, output / Path(name).parent, **shown)
-    if failed:
-        print(f"could not be read, {len(failed)} files: {', '.join(failed)}")
+            try:
+                result = predict_video(
+                    predictor,
+                    path,
+                    output / Path(name).parent,
+                    batch_size=args.batch_size or 4,
+                    predict=_variant(args, predictor),
+                    **shown,
+                )
+            except (ValueError, FileExistsError) as error:  # the others are still of use
+                failed[str(path)] = str(error)
+                continue
+            print(
+                f"{result.num_tracks} objects in {result.num_frames} frames of {name}, without "
+                f"its sound: {result.video}"
+            )
+    for name, reason in failed.items():
+        print(f"failed: {name}: {reason}")
     return 1 if failed else 0
 
 

@@ -109,4 +109,4 @@ def test_readme_and_notebook(forked, mixed_shapes, run, tmp_path, monkeypatch):
             assert status == 0, (tmp_path / "log").read_text()[-3000:]
             continue
         exec(compile(code, "predict.ipynb", "exec"), names)
-    assert len(names["found"]) == 3 and Path("output/notebook_found/counts.csv").is_file()
+    assert len(names["found"]) == 3 and Path("output/found/counts.csv").is_file()
