@@ -2,8 +2,9 @@
 
 Written are overlays, coco_instances_results.json (all detections, as evaluation writes them),
 images.json (which image has which id), counts.csv and contact_sheet.png; of a video NAME.mp4 with
-ids on the objects, without sound, NAME_tracks.csv and NAME_tracks.json. A checkpoint of `hiera-det train` carries its config and the names
-of its classes. The exit status is 1 if a file could not be read.
+ids on the objects, without sound, NAME_tracks.csv and NAME_tracks.json. A checkpoint of
+`hiera-det train` carries its config and the names of its classes. The exit status is 1 if a file
+could not be read.
 """
 
 import argparse
@@ -101,14 +102,15 @@ def run(args: argparse.Namespace) -> int:
                     **shown,
                 )
             except (ValueError, FileExistsError) as error:  # the others are still of use
-                failed[str(path)] = str(error)
+                failed[name] = str(error)
+                print(f"skipped: {error}")
                 continue
             print(
                 f"{result.num_tracks} objects in {result.num_frames} frames of {name}, without "
                 f"its sound: {result.video}"
             )
-    for name, reason in failed.items():
-        print(f"failed: {name}: {reason}")
+    if failed:
+        print(f"could not be read, {len(failed)} files: {', '.join(failed)}")
     return 1 if failed else 0
 
 
