@@ -7,7 +7,7 @@ import logging
 import re
 import shutil
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import pytest
@@ -120,7 +120,8 @@ def whole(tmp_path_factory, content, results) -> Path:
         "'optimizer.lr=1e-4'], dry_run=False)\n"
         "[11/25 10:09:00] d2.engine.hooks INFO: Total training time: 0:08:00 (0:00:11 on hooks)\n"
     )
-    (folder / "<img src=x onerror=alert(2)>'\".txt").write_text("x")
+    for name in ("<img src=x onerror=alert(2)>'\".txt", "javascript:alert(3)", "a%41 ?b#c.txt"):
+        (folder / name).write_text("x")
     write_report(folder)
     return folder
 
@@ -222,7 +223,7 @@ def test_every_file_is_linked(whole, run, tmp_path):
     for file, folder in ((whole / "report.html", whole), (elsewhere, run)):
         links = [link for link in Page(file).links if not link.startswith("#")]
         assert not any(re.match(r"\w+:|/", link) for link in links)
-        linked = {(file.parent / unquote(link)).resolve() for link in links}
+        linked = {(file.parent / unquote(urlsplit(link).path)).resolve() for link in links}
         there = {p.resolve() for p in folder.rglob("*") if p.is_file()} - {file.resolve()}
         assert linked == there
 

@@ -40,6 +40,7 @@
   const visible = new Set();
   let enlarged = -1;
 
+  const name = (k) => (gallery.names.length > 1 ? `${gallery.names[k]} ` : ""); // of one class: none
   const threshold = () => Number(slider.value) / 100;
 
   function outcome(card) {
@@ -62,7 +63,7 @@
   }
 
   function write(context, text, outline, color, scale) {
-    if (!outline.length) return;
+    if (!outline.length || !text) return;
     let x = Infinity, y = Infinity;
     for (const polygon of outline)
       for (let k = 0; k < polygon.length; k += 2) {
@@ -71,13 +72,13 @@
       }
     const size = 12 * scale;
     context.font = `600 ${size}px system-ui, sans-serif`;
-    const width = context.measureText(text).width + 0.7 * size;
+    const width = context.measureText(text.trim()).width + 0.7 * size;
     y = Math.max(y - 1.25 * size, 0);
     x = Math.max(Math.min(x, context.canvas.width / context.getTransform().a - width), 0);
     context.fillStyle = color;
     context.fillRect(x, y, width, 1.3 * size);
     context.fillStyle = "#101418";
-    context.fillText(text, x + 0.35 * size, y + size);
+    context.fillText(text.trim(), x + 0.35 * size, y + size);
   }
 
   function draw(canvas, number, zoom, limit) {
@@ -103,7 +104,7 @@
         context.strokeStyle = color;
         context.lineWidth = 1.6 * thin;
         context.stroke();
-        labels.push([`${gallery.names[d[0]]} ${Math.round(100 * d[1])}`, d[3], color]);
+        labels.push([`${name(d[0])}${Math.round(100 * d[1])}`, d[3], color]);
       }
     }
     if (controls.truth.checked) {
@@ -120,7 +121,7 @@
         context.stroke();
         context.setLineDash([]);
         if (isMissed || !controls.predictions.checked)
-          labels.push([gallery.names[o[0]] + (o[1] ? " (crowd)" : ""), o[2], color]);
+          labels.push([name(o[0]) + (o[1] ? "(crowd)" : ""), o[2], color]);
       });
     }
     if (labels.length <= limit)
