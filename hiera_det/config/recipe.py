@@ -109,10 +109,10 @@ def _crop_size(stats: Statistics, device: str, size: int, given: Mapping, steps:
     if given_crop != size:
         reason = "training crops are not padded to the size of the images in evaluation"
         steps.append(Step("model.backbone.square_pad", 0, reason))
-    low, high = (0.7, 1.4) if device == "cpu" else (0.4, 1.6)
+    least, most = (0.7, 1.4) if device == "cpu" else (0.4, 1.6)
     reason = "a short run learns sizes near those of the data; COCO's 0.1 to 2.0 takes 100 epochs"
     key = "dataloader.train.mapper.augmentations.1"
-    steps += [Step(f"{key}.min_scale", low, reason), Step(f"{key}.max_scale", high, "the same")]
+    steps += [Step(f"{key}.min_scale", least, reason), Step(f"{key}.max_scale", most, "the same")]
     return int(given_crop)
 
 

@@ -8,10 +8,9 @@ import copy
 import math
 import os
 from collections import Counter
-from typing import Any
+from typing import Any, TypeGuard
 
 import pycocotools.mask as mask_util
-from tqdm import tqdm
 
 from .changes import Changes
 from .coco_annotations import (
@@ -28,6 +27,7 @@ from .coco_json import read_coco_json, refuse_existing, write_coco_json
 from .findings import show
 from .images import StackError, upright_size
 from .polygons import clip_polygon, polygon_area, polygons_box
+from .progress import progress
 from .rle import rle_runs
 
 __all__ = ["fix_coco_content", "fix_coco_json"]
@@ -163,7 +163,7 @@ def _fix_images(
     by_name: dict[str, dict] = {}
     same: dict[Any, dict] = {}
     kept = []
-    for k, image in enumerate(tqdm(images, desc="images", unit="", disable=None)):
+    for k, image in enumerate(progress(images, "images")):
         where, number = f"images[{k}] (id {show(image.get('id'))})", image.get("id")
         if not is_image_id(number):
             changes.add("image without a usable id", "left out", where)
@@ -410,7 +410,7 @@ class _AnnotationFixer:
     # ------------------------------------------------------------------------------------- boxes
     def _box(self, annotation: dict, image: dict, mask_box: list | None) -> list | None:
         """The box, clipped or taken from the mask; None if the annotation is to be left out."""
-        box = annotation.get("bbox")
+        box: Any = annotation.get("bbox")
         is_rle = isinstance(annotation.get("segmentation"), dict)  # as the check, which saves time
         fault = _fault_of(box, image, None if is_rle else mask_box)
         if fault is None:
@@ -428,7 +428,7 @@ class _AnnotationFixer:
         return box_of_mask
 
     def _fix_area(self, annotation: dict, is_same: bool) -> None:
-        area = annotation.get("area")
+        area: Any = annotation.get("area")
         is_area = is_number(area) or (isinstance(area, float) and 0 <= area < math.inf)
         if is_area and area >= 0 and is_same:
             return
@@ -443,7 +443,7 @@ class _AnnotationFixer:
             annotation["area"] = annotation["bbox"][2] * annotation["bbox"][3]
 
 
-def _is_box(box: Any) -> bool:
+def _is_box(box: Any) -> TypeGuard[list]:
     return isinstance(box, list) and len(box) == 4 and all(map(is_number, box))
 
 

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -93,6 +94,6 @@ def _is_size(value: object) -> bool:
     return isinstance(value, int) and value > 0
 
 
-def _is_box(box: object) -> bool:
+def _is_box(box: Any) -> bool:
     is_list = isinstance(box, list) and len(box) == 4 and all(map(is_number, box))
     return is_list and box[2] > 0 and box[3] > 0 and math.isfinite(sum(box))

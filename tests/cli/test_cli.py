@@ -126,7 +126,7 @@ def test_mistakes_are_one_line_and_exit_2(argv, text, tmp_path, monkeypatch, cap
 @pytest.mark.parametrize(
     "argv, text",
     [
-        (["train"], "required: --config-file"),
+        (["pretrain"], "required: --config-file"),
         (["train", "--config-file", "a.py", "--num-gpus", "x"], "'x' must be a whole number"),
         (["train", "--config-file", "a.py", "--num-gpus", "0"], "'0' must be a whole number"),
         (["benchmark", "nothing"], "invalid choice: 'nothing'"),

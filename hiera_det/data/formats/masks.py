@@ -12,8 +12,9 @@ import pycocotools.mask as mask_util
 from PIL import Image
 
 from ..images import upright
+from ..progress import progress
 from ..rle import labels_to_rles
-from .source import Builder, Source, find_images, is_image, progress, split_of
+from .source import Builder, Source, find_images, is_image, split_of
 
 __all__ = ["detect", "read"]
 

@@ -1,17 +1,15 @@
 """What a format's reader returns: annotations in COCO's form, and what was left out."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from ..changes import Changes
 from ..images import SUFFIXES, upright_size
 
-__all__ = ["SPLITS", "Builder", "Source", "find_images", "is_image", "progress", "split_of"]
+__all__ = ["SPLITS", "Builder", "Source", "find_images", "is_image", "split_of"]
 
 SPLITS = {"valid": "val", "validation": "val", "val": "val", "train": "train", "test": "test"}
 
@@ -61,7 +59,7 @@ class Builder:
         except (OSError, ValueError) as error:
             self.changes.add("image that cannot be read", "left out", str(error))
             return None
-        image = {
+        image: dict[str, Any] = {
             "id": len(self.images) + 1,
             "file_name": str(Path(os.path.abspath(path))),  # relative to the root in the end
             "width": width,
@@ -140,8 +138,3 @@ def find_images(folder: Path) -> list[Path]:
 def split_of(inside: Path) -> str | None:
     """The split that a path within images/ names by its first folder, as val/a.png."""
     return SPLITS.get(inside.parts[0].lower()) if len(inside.parts) > 1 else None
-
-
-def progress(items: Iterable, what: str) -> Iterable:
-    """A progress bar, where there is a terminal."""
-    return tqdm(items, desc=what, unit="", disable=None)

@@ -7,7 +7,8 @@ import os
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
-from .source import Builder, Source, find_images, progress
+from ..progress import progress
+from .source import Builder, Source, find_images
 
 __all__ = ["detect", "read"]
 
@@ -26,11 +27,11 @@ def read(path: Path) -> Source:
     builder = Builder(NAME, [])
     by_name: dict[str, list[Path]] = {}
     by_stem: dict[str, list[Path]] = {}
-    for image in find_images(path):
-        if "SegmentationObject" in image.parts or "SegmentationClass" in image.parts:
+    for found in find_images(path):
+        if "SegmentationObject" in found.parts or "SegmentationClass" in found.parts:
             continue
-        by_name.setdefault(image.name, []).append(image)
-        by_stem.setdefault(image.stem, []).append(image)
+        by_name.setdefault(found.name, []).append(found)
+        by_stem.setdefault(found.stem, []).append(found)
     splits = _splits(path)
     names: dict[str, int] = {}
     for file in progress(_xml_files(path), "VOC"):
@@ -125,8 +126,9 @@ def _add(
     item: ElementTree.Element, image: dict, names: dict[str, int], file: Path, builder: Builder
 ) -> None:
     name = (item.findtext("name") or "").strip()
-    corners = [_number(item.findtext(f"bndbox/{key}")) for key in ("xmin", "ymin", "xmax", "ymax")]
-    if not name or None in corners:
+    found = [_number(item.findtext(f"bndbox/{key}")) for key in ("xmin", "ymin", "xmax", "ymax")]
+    corners = [value for value in found if value is not None]
+    if not name or len(corners) < 4:
         builder.changes.add("object without a name or a box", "left out", f"{file}: {name!r}")
         return
     x0, y0, x1, y1 = corners

@@ -9,7 +9,8 @@ from pathlib import Path
 import yaml
 
 from ..polygons import polygon_area, polygons_box
-from .source import Builder, Source, find_images, is_image, progress
+from ..progress import progress
+from .source import Builder, Source, find_images, is_image
 
 __all__ = ["detect", "read"]
 
@@ -34,7 +35,7 @@ def read(path: Path) -> Source:
     yaml_file = path if path.is_file() else _yaml_of(path)
     if yaml_file is None:
         builder = Builder(NAME, _listed_names(path))
-        images = {None: _pairs_without_yaml(path)}
+        images: dict[str | None, list[Path]] = {None: _pairs_without_yaml(path)}
         folder = path
     else:
         folder = yaml_file.parent
