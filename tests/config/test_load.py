@@ -26,7 +26,8 @@ RESOLVERS = FORMULAS | FROM_FILES | ON_DEMAND
 @pytest.mark.parametrize("name", LEAVES)
 def test_leaf_has_the_keys_of_lazyconfig(name):
     cfg = hiera_det.get_config(name)
-    assert set(cfg) == {"model", "dataloader", "train", "optimizer", "lr_multiplier"}
+    keys = set(cfg) - ({"recipe"} if name == "custom/auto.py" else set())
+    assert keys == {"model", "dataloader", "train", "optimizer", "lr_multiplier"}
 
 
 @pytest.mark.parametrize("name", LEAVES)
@@ -105,6 +106,7 @@ def test_resolver_is_there_and_its_function_exists(name):
     assert callable(getattr(importlib.import_module(module), function))
 
 
+@pytest.mark.slow
 def test_loading_registers_what_ships(tmp_path):
     """In a process of its own: others have imported everything."""
     code = (
