@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         more = f" and {len(inputs.skipped) - 3} more" if len(inputs.skipped) > 3 else ""
         print(f"skipped, no images: {names}{more}")
     shown = {"score": args.score, "classes": classes}
-    failed = {}
+    failed: dict[str, str] = {}
     if inputs.images:
         summary = predict_files(
             predictor,

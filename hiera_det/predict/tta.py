@@ -81,8 +81,9 @@ def _merged(
     model: nn.Module, size: tuple[int, int], found: list[Instances], boxes: Tensor
 ) -> Instances:
     """The best of overlapping boxes (N, 4) of one class, by the limits of the model's own head."""
-    predictor = model.roi_heads.box_predictor
-    head: Any = predictor[-1] if isinstance(predictor, nn.ModuleList) else predictor
+    heads: Any = model.roi_heads
+    predictor = heads.box_predictor
+    head = predictor[-1] if isinstance(predictor, nn.ModuleList) else predictor
     scores = torch.cat([one.scores for one in found])
     classes = torch.cat([one.pred_classes for one in found])
     kept = batched_nms(boxes, scores, classes, head.test_nms_thresh)[: head.test_topk_per_image]

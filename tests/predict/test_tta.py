@@ -14,7 +14,10 @@ from hiera_det.predict.tta import predict_augmented
 
 @pytest.fixture(scope="module")
 def predictor(run) -> Predictor:
-    return Predictor.from_run(run)
+    predictor = Predictor.from_run(run)
+    with torch.no_grad():  # hardly trained, it says 0.5 everywhere
+        predictor.model.roi_heads.mask_head.predictor.weight *= 1000
+    return predictor
 
 
 @pytest.fixture(scope="module")
@@ -28,15 +31,18 @@ def image(images) -> np.ndarray:
 def test_a_mirrored_image_has_the_mirrored_result(predictor, image, monkeypatch):
     monkeypatch.setattr(predictor, "finish", lambda raw, height, width: raw)  # masks unthresholded
     other = np.ascontiguousarray(image[:, ::-1])
-    found, mirrored = (predict_augmented(predictor, pixels)[:20] for pixels in (image, other))
-    assert len(found) == len(mirrored) == 20  # further down scores are nearly equal
-    assert_close(mirrored.scores, found.scores, rtol=0, atol=1e-4)
-    assert_close(mirrored.pred_classes, found.pred_classes)
+    found, mirrored = (predict_augmented(predictor, pixels) for pixels in (image, other))
+    assert len(found) > 20
+    found = found[:20]
     boxes = mirrored.pred_boxes.tensor
     back = torch.stack([64 - boxes[:, 2], boxes[:, 1], 64 - boxes[:, 0], boxes[:, 3]], dim=1)
-    assert_close(back, found.pred_boxes.tensor, rtol=0, atol=1e-2)
-    assert_close(mirrored.pred_masks.flip(-1), found.pred_masks, rtol=0, atol=1e-4)
-    assert (mirrored.pred_masks - found.pred_masks).abs().max() > 1e-2
+    far = (found.pred_boxes.tensor[:, None] - back[None]).abs().amax(dim=2)  # (20, N), px
+    far += 64.0 * (found.pred_classes[:, None] != mirrored.pred_classes[None])
+    same = far.argmin(dim=1)  # the order of nearly equal scores may differ
+    assert_close(back[same], found.pred_boxes.tensor, rtol=0, atol=1e-2)
+    assert_close(mirrored.scores[same], found.scores, rtol=0, atol=1e-4)
+    assert_close(mirrored.pred_masks[same].flip(-1), found.pred_masks, rtol=0, atol=1e-3)
+    assert (mirrored.pred_masks[same] - found.pred_masks).abs().max() > 0.1
     one, two = (predictor.predict_images([pixels])[0] for pixels in (image, other))
     assert (one.scores[:5] - two.scores[:5]).abs().max() > 1e-4  # which it has not by itself
 
