@@ -84,7 +84,7 @@ def main() -> None:
     add("--config-file", metavar="FILE", help="of weights that carry none")
     add("--device", help="default: a GPU where there is one")
     add("--precision", choices=["fp32", "bf16"], help="of predict; the loop has the config's")
-    add("--batch-size", type=int, default=None, help="of predict (8 on a GPU, else 1)")
+    add("--batch-size", type=int, default=None, help="of predict (as its own default)")
     add(
         "--num-workers",
         type=int,

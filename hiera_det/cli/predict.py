@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--json", metavar="FILE", help="COCO-format annotations that say the ids of the images")
     add("--device", help="cuda, cuda:1, cpu, mps (default: a GPU where there is one)")
     add("--precision", choices=["fp32", "bf16"], help="default: that of evaluation")
-    add("--batch-size", type=_positive, metavar="N", help="images at once (8 on a GPU, else 1)")
+    add("--batch-size", type=_positive, metavar="N", help="images at once (a GPU: 8, else 1 to 4)")
     add("--num-workers", type=_not_negative, metavar="N", help="threads that have a batch each")
     add("--tta", action="store_true", help="merge what is found on flipped and resized copies")
     add("--tile", type=_positive, metavar="PX", help="cut large images into tiles of this side")
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         more = f" and {len(inputs.skipped) - 3} more" if len(inputs.skipped) > 3 else ""
         print(f"skipped, no images: {names}{more}")
     shown = {"score": args.score, "classes": classes}
-    failed = {}
+    failed: dict[str, str] = {}
     if inputs.images:
         summary = predict_files(
             predictor,
@@ -149,15 +149,23 @@ def _classes(text: str | None, names: list[str]) -> list[str] | None:
 
 
 def _batch_size(predictor) -> int:
-    device = getattr(predictor, "device", None)
-    return 8 if getattr(device, "type", "cpu") == "cuda" else 1
+    """Images at once: on a CPU as many as have the pixels of one of 512 px, and at most 4."""
+    if _is_on_gpu(predictor):
+        return 8
+    cfg = getattr(predictor, "cfg", None)
+    side = cfg.dataloader.get("image_size") if cfg is not None else None
+    return max(1, min(4, 512**2 // side**2)) if side else 1
+
+
+def _is_on_gpu(predictor) -> bool:
+    return getattr(getattr(predictor, "device", None), "type", "cpu") != "cpu"
 
 
 def _num_workers(asked: int | None, predictor) -> int:
     import os
 
     # Each on a CPU has a model's activations in memory, of one image.
-    most = 8 if _batch_size(predictor) > 1 else 4
+    most = 8 if _is_on_gpu(predictor) else 4
     return min(most, os.cpu_count() or 1) if asked is None else asked
 
 

@@ -23,7 +23,7 @@ from .resolvers import FORMULAS, ON_DEMAND
 __all__ = ["load_safe_config"]
 
 # What a model and the mapper of its test images are made of: by package, module and name.
-ALLOWED = {
+ALLOWED: dict[str, dict[str, tuple[str, ...]]] = {
     "hiera_det": {
         "hiera_det.data.mapper": ("DatasetMapper",),
         "hiera_det.modeling.backbone": ("HieraBackbone",),

@@ -137,7 +137,7 @@ class _Writer:
         )
         path = self.output / "overlays" / overlay
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(drawn).save(path, **({"quality": 90} if path.suffix != ".png" else {}))
+        Image.fromarray(drawn).save(path, quality=90)  # which PNG has no use for
         return _Result(
             pixels.shape[:2],
             records,
@@ -231,8 +231,8 @@ def predict_files(
 
     batches = [range(len(files))[k : k + batch_size] for k in range(0, len(files), batch_size)]
     with _Threads(num_workers) as threads, _bar(len(files), progress) as bar:
-        for batch, done in zip(batches, threads.map(work, batches), strict=True):
-            done.result()
+        for batch, future in zip(batches, threads.map(work, batches), strict=True):
+            future.result()
             bar.update(len(batch))
     done = sorted(results)
     _write_tables(output, [files[k] for k in done], [results[k] for k in done],

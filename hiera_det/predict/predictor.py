@@ -223,11 +223,14 @@ class Predictor:
         return {"image": torch.as_tensor(image), "height": height, "width": width}
 
     @torch.no_grad()
-    def detect(self, inputs: Sequence[dict[str, Any]]) -> list[Instances]:
+    def detect(
+        self, inputs: Sequence[dict[str, Any]], given: Sequence[Instances] | None = None
+    ) -> list[Instances]:
         """The detections before they are scaled to the images; what a GPU is needed for.
 
         Args:
             inputs: of `model_input`.
+            given: for each, boxes and classes that only masks are added to.
 
         Returns:
             For each, Instances on the CPU in px of its "image", whose `pred_masks` are
@@ -237,7 +240,11 @@ class Predictor:
         for batch in self._alike(inputs):
             dtype = PRECISIONS[self.precision]
             with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
-                raw = self.model.inference([inputs[k] for k in batch], do_postprocess=False)
+                raw = self.model.inference(
+                    [inputs[k] for k in batch],
+                    None if given is None else [given[k] for k in batch],
+                    do_postprocess=False,
+                )
             for k, instances in zip(batch, raw, strict=True):
                 found[k] = _plain(instances.to("cpu"))
         return found

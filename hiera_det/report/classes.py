@@ -45,4 +45,4 @@ def _names_and_ids(dataset_name: str, metadata: Metadata) -> tuple[list[str], li
             metadata.get("thing_classes"),
             metadata.get("thing_dataset_id_to_contiguous_id"),
         )
-    return list(names or []), sorted(id_map or {}, key=(id_map or {}).get)
+    return list(names or []), sorted(id_map or {}, key=lambda k: id_map[k])
