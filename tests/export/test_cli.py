@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from detectron2.data import MetadataCatalog
 from PIL import Image
 
 from hiera_det import cli
@@ -18,7 +17,7 @@ pytestmark = pytest.mark.slow  # tracing and translating take seconds
 @pytest.fixture(scope="module")
 def weights(build, tmp_path_factory):
     """A checkpoint that carries its config, as a run writes it."""
-    built = build()
+    built = build("dataloader.test.dataset.names=none_val")
     path = tmp_path_factory.mktemp("weights") / "model_final.pth"
     meta = {
         "source": "detection",
@@ -68,9 +67,8 @@ def test_weights_alone_to_onnx_to_predictions(weights, folder, tmp_path, capsys)
     assert capsys.readouterr().err == f"error: {model} exists; remove it or choose another name\n"
 
 
-def test_another_size_and_images_that_are_made(weights, tmp_path, capsys, monkeypatch):
+def test_another_size_and_images_that_are_made(weights, tmp_path, capsys):
     """The config names a test set that is not on this machine."""
-    monkeypatch.setattr(MetadataCatalog.get("shapes_val"), "json_file", str(tmp_path / "none"))
     path = tmp_path / "pyramid.pt2"
     argv = ["export", "--weights", str(weights), "--output", str(path), "--part", "trunk"]
     assert cli.main([*argv, "--image-size", "64"]) == 0
