@@ -48,7 +48,6 @@ LEAVES = sorted(PARAMETERS)
 BASES = ("COCO/mask_rcnn_hiera_b.py", "shapes/mask_rcnn_hiera_shapes.py")
 FAST = (
     "COCO/mask_rcnn_hiera_t.py",
-    "COCO/cascade_mask_rcnn_hiera_t.py",
     "COCO/faster_rcnn_hiera_t.py",
 )
 
