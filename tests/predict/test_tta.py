@@ -41,7 +41,7 @@ def test_a_mirrored_image_has_the_mirrored_result(predictor, image, monkeypatch)
     same = far.argmin(dim=1)  # the order of nearly equal scores may differ
     assert_close(back[same], found.pred_boxes.tensor, rtol=0, atol=1e-2)
     assert_close(mirrored.scores[same], found.scores, rtol=0, atol=1e-4)
-    assert_close(mirrored.pred_masks[same].flip(-1), found.pred_masks, rtol=0, atol=1e-3)
+    assert_close(mirrored.pred_masks[same].flip(-1), found.pred_masks, rtol=0, atol=1e-2)
     assert (mirrored.pred_masks[same] - found.pred_masks).abs().max() > 0.1
     one, two = (predictor.predict_images([pixels])[0] for pixels in (image, other))
     assert (one.scores[:5] - two.scores[:5]).abs().max() > 1e-4  # which it has not by itself
