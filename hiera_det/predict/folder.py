@@ -17,7 +17,6 @@ from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
 from PIL import Image
@@ -262,25 +261,19 @@ def class_numbers(names: Sequence[str], asked: Sequence[str]) -> list[int]:
 
 # ------------------------------------------------------------------------------------ threads
 class _Threads:
-    """A pool of threads that share the cores; with none, what is asked for is done at once.
-
-    torch splits its work over the cores too. Each thread would do so, and they would wait for each
-    other more than they work: so each gets its share of the cores.
-    """
+    """A pool of threads; with none, what is asked for is done at once."""
 
     def __init__(self, count: int):
-        self.count, self.before = count, torch.get_num_threads()
+        self.count = count
 
     def __enter__(self) -> "_Threads":
         if self.count > 0:
-            share = max(1, self.before // self.count)
-            self.pool = ThreadPoolExecutor(self.count, "predict", torch.set_num_threads, (share,))
+            self.pool = ThreadPoolExecutor(self.count, "predict")
         return self
 
     def __exit__(self, *error: Any) -> None:
         if self.count > 0:
             self.pool.shutdown(wait=True, cancel_futures=True)
-            torch.set_num_threads(self.before)  # of threads that are started later
 
     def map(self, function: Callable, items: Iterable[Any]) -> Iterator[Future]:
         """Futures in the order of the items, of which two more for each thread are under way."""
