@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--image-size",
         type=int,
         metavar="PIXELS",
-        help="side of the square of the input, a multiple of 32; default: dataloader.image_size",
+        help="side of the square of the input, a multiple of 32; default: that of evaluation",
     )
     add(
         "--images",
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _predictor(args: argparse.Namespace):
     """In float32 on the CPU, at `--image-size`."""
-    from hiera_det.export.files import with_image_size
+    from hiera_det.export.files import with_image_size, with_square
     from hiera_det.predict import Predictor, open_predictor
     from hiera_det.predict.predictor import weights_of_run
 
@@ -76,7 +76,14 @@ def _predictor(args: argparse.Namespace):
     predictor = open_predictor(args.weights, args.config_file, **how)
     if not isinstance(predictor, Predictor):
         raise ValueError(f"--weights {args.weights} is an exported file already")
-    if args.image_size is None:
+    has_square = predictor.model.backbone.padding_constraints.get("square_size", 0) > 0
+    if args.image_size is not None:
+        cfg = with_image_size(predictor.cfg, args.image_size)
+    elif has_square:
         return predictor
+    else:
+        cfg = with_square(predictor.cfg)
+        side = cfg.model.backbone.square_pad
+        print(f"the model pads to no square: compared and written is it padding to {side} px")
     weights = weights_of_run(args.weights) if os.path.isdir(args.weights) else args.weights
-    return Predictor(with_image_size(predictor.cfg, args.image_size), weights, **how)
+    return Predictor(cfg, weights, **how)

@@ -25,7 +25,7 @@ from .parity import DetectionParity, MapParity
 from .postprocess import detections, network_input
 from .runtime import FACTS, Run, _instances, open_onnx
 
-__all__ = ["PARTS", "SUFFIXES", "export_model", "open_pt2", "with_image_size"]
+__all__ = ["PARTS", "SUFFIXES", "export_model", "open_pt2", "with_image_size", "with_square"]
 
 PARTS = ("detector", "trunk")
 SUFFIXES = (".onnx", ".pt2")
@@ -196,6 +196,14 @@ def with_image_size(cfg: DictConfig, side: int) -> DictConfig:
     _resize_rule(cfg)
     rule = cfg.dataloader.test.mapper.augmentations[0]
     rule.update(short_edge_length=side, max_size=side)
+    return cfg
+
+
+def with_square(cfg: DictConfig) -> DictConfig:
+    """A copy whose test images, resized as before, are padded to a square that holds them all."""
+    cfg = copy.deepcopy(cfg)
+    side = -(-_resize_rule(cfg)[1] // 32) * 32
+    OmegaConf.update(cfg, "model.backbone.square_pad", side, force_add=True)
     return cfg
 
 

@@ -32,6 +32,29 @@ def weights(build, tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="module")
+def weights_without_square(weights, tmp_path_factory):
+    """The same detector, which pads images to a multiple of 32 alone, as recipes on a CPU do."""
+    content = torch.load(weights, weights_only=True)
+    text = content["hiera_det"]["config"]
+    square = "square_pad: ${dataloader.image_size}"
+    assert text.count(square) == 1
+    content["hiera_det"]["config"] = text.replace(square, "square_pad: 0")
+    path = tmp_path_factory.mktemp("no_square") / "model_final.pth"
+    torch.save(content, path)
+    return path
+
+
+def test_a_model_that_pads_to_no_square(weights_without_square, folder, tmp_path, capsys):
+    path = tmp_path / "pyramid.pt2"
+    argv = ["export", "--weights", str(weights_without_square), "--output", str(path)]
+    assert cli.main([*argv, "--part", "trunk", "--images", str(folder)]) == 0
+    assert "pads to no square: compared and written is it padding to 96 px" in (
+        capsys.readouterr().out
+    )
+    assert open_pt2(path)[1]["image_size"] == 96
+
+
 @pytest.fixture
 def folder(images, tmp_path):
     folder = tmp_path / "bilder für mich"
