@@ -162,7 +162,9 @@ def register_coco_json(
     if name in DatasetCatalog:
         metadata = MetadataCatalog.get(name)
         there = (metadata.get("json_file"), metadata.get("image_root"))
-        if there != (json_file, image_root):
+        # A run names its files as the user did, its config.yaml from the root of the disk.
+        here = (os.path.abspath(json_file), os.path.abspath(image_root))
+        if tuple(os.path.abspath(path or "") for path in there) != here:
             raise ValueError(f"the name {name!r} stands for {there} already; choose another name")
     else:
         register_coco_instances(name, {"thing_classes": names}, json_file, image_root)

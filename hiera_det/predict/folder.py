@@ -126,13 +126,15 @@ class _Writer:
         shown = found[flags]
         numbers = shown.pred_classes.tolist()
         masks = shown.pred_masks if shown.has("pred_masks") else None
+        # Hundreds of labels that all say the same would hide the objects.
+        is_told = len(self.names) > 1
         drawn = draw_instances(
             pixels,
             shown.pred_boxes.tensor,
-            [self.names[k] for k in numbers],
+            [self.names[k] if is_told else "" for k in numbers],
             [self.colors[k] for k in numbers],
             masks,
-            shown.scores.tolist(),
+            shown.scores.tolist() if is_told else None,
         )
         path = self.output / "overlays" / overlay
         path.parent.mkdir(parents=True, exist_ok=True)

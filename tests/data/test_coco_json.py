@@ -1,6 +1,7 @@
 """Registering a user's own COCO-format file."""
 
 import json
+import os
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -54,9 +55,13 @@ def test_class_names_follow_a_changed_file(json_file):
     assert class_names(json_file) == ["pear"]
 
 
-def test_registering_again_is_allowed_for_the_same_files_alone(json_file, name, tmp_path):
+def test_registering_again_is_allowed_for_the_same_files_alone(
+    json_file, name, tmp_path, monkeypatch
+):
     register_coco_json(name, json_file, tmp_path)
     register_coco_json(name, str(json_file), str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    register_coco_json(name, os.path.relpath(json_file), ".")
     (tmp_path / "other").mkdir()
     with pytest.raises(ValueError, match="choose another name"):
         register_coco_json(name, json_file, tmp_path / "other")

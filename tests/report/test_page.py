@@ -471,6 +471,15 @@ def test_page_without_the_data(whole, tmp_path, content):
     assert "data.json" in text and "mask AP" not in text
 
 
+def test_data_whose_name_cannot_be_worked_out_are_told(run):
+    config = run / "config.yaml"
+    cfg = load_config(config)
+    cfg.dataloader.test.dataset.names = "${register_coco_json:nowhere.json,nowhere}"
+    save_config(cfg, config)
+    text = Page(write_report(run)).text
+    assert "validation data cannot be read" in text and "nowhere.json" in text
+
+
 def test_boxes_alone(run, results):
     boxes = [{k: v for k, v in d.items() if k != "segmentation"} for d in results]
     (run / RESULTS).write_text(json.dumps(boxes))

@@ -304,7 +304,9 @@ class _Page:
 
 
 def _is_detector(cfg: DictConfig) -> bool:
-    return select(cfg, "dataloader.test.dataset.names") is not None
+    """Whether test data are named, also where their names cannot be worked out."""
+    dataset = select(cfg, "dataloader.test.dataset")
+    return isinstance(dataset, DictConfig) and "names" in dataset
 
 
 def _text(value: Any) -> str:
