@@ -19,7 +19,7 @@ OK, NOTE, BROKEN = "ok", "note", "BROKEN"
 
 Version = tuple[int, ...]
 EXTRAS = {
-    "video": ("av", "supervision"),
+    "video": ("av", "scipy"),
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
     "fast": ("hotcoco",),
 }
