@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import importlib.metadata
 import logging
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
@@ -26,6 +27,8 @@ NAMES = ("COCOeval", "COCOeval_opt", "COCOevalMaxDets")  # in Detectron2's modul
 MIN_MAX_DETS = 10  # the limits are 1, 10 and this one: below that hotcoco counts differently
 LARGEST_ID = 2**53  # which a double holds
 
+_hotcoco_pid: int | None = None  # of the process in which hotcoco began its threads
+
 
 class HotcocoEval:
     """hotcoco's evaluation of two datasets of pycocotools, with the members of its `COCOeval`.
@@ -41,6 +44,8 @@ class HotcocoEval:
     def __init__(self, coco_gt: Any, coco_dt: Any, iou_type: str) -> None:
         import hotcoco
 
+        global _hotcoco_pid
+        _hotcoco_pid = os.getpid()
         truth, detections = (hotcoco_dataset(coco.dataset) for coco in (coco_gt, coco_dt))
         self._eval = hotcoco.COCOeval(truth, detections, iou_type)
         self.params = self._eval.params
@@ -169,9 +174,12 @@ def _choose(max_dets: int, only_pycocotools: str) -> tuple[str, str]:
         return "pycocotools", only_pycocotools
     why = ""
     if _is_installed("hotcoco"):
-        if max_dets >= MIN_MAX_DETS:
+        if _hotcoco_pid not in (None, os.getpid()):
+            why = "hotcoco's threads are not in a process that was forked after they began"
+        elif max_dets >= MIN_MAX_DETS:
             return "hotcoco", ""
-        why = f"hotcoco counts differently below {MIN_MAX_DETS} detections an image"
+        else:
+            why = f"hotcoco counts differently below {MIN_MAX_DETS} detections an image"
     return ("faster-coco-eval" if _is_installed("faster_coco_eval") else "pycocotools"), why
 
 

@@ -82,7 +82,7 @@ def test_a_run_on_the_cpu_takes_about_as_long_whatever_the_size_of_the_set():
         found = values(recipe(stats(side, images=images, per_image=5), "cpu", {}))
         return found["train.epochs"] * images
 
-    assert num_images(250, 13) == pytest.approx(num_images(500, 13), rel=0.01)
+    assert num_images(250, 13) == pytest.approx(num_images(500, 13), rel=0.02)
     assert num_images(250, 100) > num_images(250, 13)  # smaller images are faster
     assert num_images(20_000, 100) == 3 * 20_000  # but each is seen
     assert num_images(2, 13) == 150 * 2

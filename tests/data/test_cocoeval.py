@@ -6,6 +6,9 @@ import importlib
 import io
 import json
 import logging
+import os
+import signal
+import time
 
 import numpy as np
 import pycocotools.mask as mask_util
@@ -18,7 +21,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from hiera_det.data import cocoeval
-from hiera_det.data.cocoeval import HotcocoEval, fastest_cocoeval, has_plain_ids
+from hiera_det.data.cocoeval import HotcocoEval, fastest_cocoeval, has_plain_ids, make_cocoeval
 from hiera_det.data.evaluator import COCOEvaluator
 
 FAST = ("hotcoco", "faster_coco_eval")
@@ -260,6 +263,29 @@ def test_few_detections_an_image_are_not_for_hotcoco(installed):
     assert cocoeval._choose(10, "") == ("hotcoco", "")
     name, why = cocoeval._choose(9, "")
     assert name == "pycocotools" and "below 10" in why
+
+
+def test_a_forked_process_does_not_wait_for_threads_that_stayed_behind(content):
+    pytest.importorskip("hotcoco")
+    results = noisy_detections(content)
+    expected = scored(HotcocoEval, content, results, "segm")  # which begins its threads here
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            found = scored(make_cocoeval, content, results, "segm")
+            code = 0 if np.allclose(found.stats[:12], expected.stats[:12]) else 2
+        finally:
+            os._exit(code)
+    for _ in range(200):
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            break
+        time.sleep(0.1)
+    else:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    assert done and status == 0
 
 
 def test_nothing_stays_behind():
