@@ -28,7 +28,7 @@ from .findings import show
 from .images import StackError, upright_size
 from .polygons import clip_polygon, polygon_area, polygons_box
 from .progress import progress
-from .rle import rle_runs
+from .rle import as_rle, rle_runs
 
 __all__ = ["fix_coco_content", "fix_coco_json"]
 
@@ -489,9 +489,7 @@ def _clip(box: list, image: dict) -> list | None:
 
 def _rle_box(rle: dict) -> list[float]:
     """[x, y, width, height] around an RLE mask, in px."""
-    if isinstance(rle["counts"], list):
-        rle = mask_util.frPyObjects(rle, *rle["size"])
-    return mask_util.toBbox(rle).tolist()
+    return mask_util.toBbox(as_rle(rle, *rle["size"])).tolist()
 
 
 def _number(annotations: list[dict], changes: Changes) -> None:

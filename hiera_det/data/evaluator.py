@@ -9,6 +9,7 @@ import detectron2.evaluation
 import pycocotools.mask as mask_util
 
 from .cocoeval import fastest_cocoeval, has_plain_ids
+from .rle import as_rle
 
 __all__ = ["COCOEvaluator", "complete_ground_truth"]
 
@@ -65,11 +66,4 @@ def _area(annotation: dict, image: dict) -> float:
     if not segmentation:
         _, _, width, height = annotation["bbox"]
         return float(width * height)
-    height, width = image["height"], image["width"]
-    if isinstance(segmentation, list):
-        rle = mask_util.merge(mask_util.frPyObjects(segmentation, height, width))
-    elif isinstance(segmentation["counts"], list):
-        rle = mask_util.frPyObjects(segmentation, height, width)
-    else:
-        rle = segmentation
-    return float(mask_util.area(rle))
+    return float(mask_util.area(as_rle(segmentation, image["height"], image["width"])))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pycocotools.mask as mask_util
 
-__all__ = ["encode_mask", "labels_to_rles", "rle_runs"]
+__all__ = ["as_rle", "encode_mask", "labels_to_rles", "rle_runs"]
 
 OFFSET = 48  # of the characters, "0"
 MORE, SIGN, DIGIT = 0x20, 0x10, 0x1F  # bits of a character: another follows, negative, 5 of a value
@@ -63,8 +63,28 @@ def encode_mask(mask: np.ndarray) -> dict[str, Any]:
     runs = [after - before for before, after in zip(bounds, bounds[1:], strict=False)]
     if len(runs) > 1 and runs[-1] == 0:  # the last pixel of all is of the mask
         runs.pop()
-    rle = mask_util.frPyObjects({"size": [height, width], "counts": runs}, height, width)
-    return {"size": [height, width], "counts": rle["counts"].decode("ascii")}
+    return _as_text(runs, height, width)
+
+
+def as_rle(segmentation: list | dict, height: int, width: int) -> dict[str, Any]:
+    """A mask in any of COCO's forms as the compressed RLE that pycocotools computes with.
+
+    Args:
+        segmentation: polygons, lists of x, y in px; or an RLE, plain or compressed.
+        height, width: of the image, px.
+    """
+    if isinstance(segmentation, list):
+        return mask_util.merge(mask_util.frPyObjects(segmentation, height, width))
+    if isinstance(segmentation["counts"], list):
+        return mask_util.frPyObjects(segmentation, height, width)
+    return segmentation
+
+
+def _as_text(runs: list[int], height: int, width: int) -> dict[str, Any]:
+    """Runs as a compressed RLE with text for JSON."""
+    size = [height, width]
+    counts = mask_util.frPyObjects({"size": size, "counts": runs}, height, width)["counts"]
+    return {"size": size, "counts": counts.decode("ascii")}
 
 
 def _decode(text: str | bytes) -> np.ndarray:
@@ -121,7 +141,5 @@ def labels_to_rles(labels: np.ndarray) -> dict[int, dict[str, Any]]:
         edges = np.stack([starts[members], ends[members]], axis=1).reshape(-1)
         rest = [len(flat)] if edges[-1] < len(flat) else []
         counts = np.diff(np.concatenate([[0], edges, rest]).astype(np.int64))
-        plain = {"size": [height, width], "counts": counts.tolist()}
-        text = mask_util.frPyObjects(plain, height, width)["counts"].decode("ascii")
-        rles[value] = {"size": [height, width], "counts": text}
+        rles[value] = _as_text(counts.tolist(), height, width)
     return rles

@@ -17,6 +17,7 @@ from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
 from PIL import Image
@@ -25,7 +26,7 @@ from tqdm import tqdm
 from hiera_det.data.images import read_image
 from hiera_det.data.rle import encode_mask
 from hiera_det.report.contact_sheet import draw_contact_sheet, thumbnail
-from hiera_det.report.predictions import draw_instances
+from hiera_det.report.predictions import class_labels, draw_instances
 
 from .inputs import InputFile
 from .predictor import Predictor
@@ -104,7 +105,7 @@ class _Function:
 class _Writer:
     """What is made of the detections of an image, by threads."""
 
-    def __init__(self, predictor: Any, output: Path, score: float, kept: set[int] | None):
+    def __init__(self, predictor: Any, output: Path, score: float, kept: list[int] | None):
         self.names, self.colors = predictor.class_names, predictor.class_colors
         count = len(self.names)
         self.category_ids = getattr(predictor, "category_ids", None) or list(range(1, count + 1))
@@ -120,21 +121,16 @@ class _Writer:
     ) -> _Result:
         """Writes the overlay; a thumbnail with `caption`, if there is one, is for the sheet."""
         records = self._records(found, image_id)
-        flags = found.scores >= self.score
-        if self.kept is not None:
-            flags = flags & sum(found.pred_classes == k for k in (-1, *self.kept)).bool()
-        shown = found[flags]
+        shown = found[is_shown(found, self.score, self.kept)]
         numbers = shown.pred_classes.tolist()
         masks = shown.pred_masks if shown.has("pred_masks") else None
-        # Hundreds of labels that all say the same would hide the objects.
-        is_told = len(self.names) > 1
         drawn = draw_instances(
             pixels,
             shown.pred_boxes.tensor,
-            [self.names[k] if is_told else "" for k in numbers],
+            class_labels(numbers, self.names),
             [self.colors[k] for k in numbers],
             masks,
-            shown.scores.tolist() if is_told else None,
+            shown.scores.tolist(),
         )
         path = self.output / "overlays" / overlay
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -204,7 +200,7 @@ def predict_files(
         raise FileExistsError(
             f"{output} holds files already, and nothing is overwritten: choose another --output"
         )
-    kept = None if classes is None else set(class_numbers(predictor.class_names, classes))
+    kept = None if classes is None else class_numbers(predictor.class_names, classes)
     writer = _Writer(predictor, output, score, kept)
     if predict is None and isinstance(predictor, Predictor):
         source: Any = _Whole(predictor)
@@ -243,6 +239,12 @@ def predict_files(
         draw_contact_sheet(thumbnails, output / "contact_sheet.png")
     num_detections = sum(sum(results[k].counts) for k in done)
     return Summary(output, len(done), num_detections, failed)
+
+
+def is_shown(found: Instances, score: float, kept: Sequence[int] | None) -> torch.Tensor:
+    """bool (N,): of at least `score`, and of the classes `kept` where there are any."""
+    flags = found.scores >= score
+    return flags if kept is None else flags & torch.isin(found.pred_classes, torch.tensor(kept))
 
 
 def class_numbers(names: Sequence[str], asked: Sequence[str]) -> list[int]:

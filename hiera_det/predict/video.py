@@ -14,13 +14,13 @@ from typing import IO, Any, NamedTuple, TypeVar
 
 import numpy as np
 from detectron2.structures import Instances
-from pycocotools import mask as mask_utils
 from tqdm import tqdm
 
+from hiera_det.data.rle import encode_mask
 from hiera_det.data.video_files import VideoFrame, VideoReader, VideoWriter
 from hiera_det.report.predictions import draw_instances
 
-from .folder import class_numbers
+from .folder import class_numbers, is_shown
 from .tracker import Tracker
 
 __all__ = ["VideoResult", "predict_video"]
@@ -113,7 +113,7 @@ def predict_video(
         for batch in _batches(chain([first.pop()], frames), batch_size):
             found = (predict or predictor.predict_images)([frame.image for frame in batch])
             for frame, instances in zip(batch, found, strict=True):
-                shown = instances[_is_shown(instances, score, kept)].to("cpu")
+                shown = instances[is_shown(instances, score, kept)].to("cpu")
                 boxes, numbers = shown.pred_boxes.tensor.numpy(), shown.pred_classes.numpy()
                 ids = tracker.update(boxes, numbers, frame.time)
                 waiting.append((frame.pts, pool.submit(_finish, frame, shown, ids, predictor)))
@@ -133,14 +133,6 @@ def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch
-
-
-def _is_shown(instances: Instances, score: float, kept: list[int] | None) -> Any:
-    """Flags (N,)."""
-    flags = instances.scores >= score
-    if kept is not None:
-        flags &= sum(instances.pred_classes == k for k in (-1, *kept)).bool()
-    return flags
 
 
 def _finish(frame: VideoFrame, shown: Instances, ids: Sequence[int], predictor: Any) -> _Finished:
@@ -165,10 +157,9 @@ def _finish(frame: VideoFrame, shown: Instances, ids: Sequence[int], predictor: 
             "area": round(box[2] * box[3], 2),
         }
         if masks is not None:
-            mask = np.asarray(masks[k], dtype=np.uint8)  # (H, W)
-            code = mask_utils.encode(np.asfortranarray(mask))
+            mask = np.asarray(masks[k], dtype=bool)  # (H, W)
             record["area"] = int(mask.sum())
-            record["segmentation"] = {"size": code["size"], "counts": code["counts"].decode()}
+            record["segmentation"] = encode_mask(mask)
         records.append(record)
     return _Finished(drawn, records)
 

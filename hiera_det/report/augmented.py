@@ -16,9 +16,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from hiera_det.data.images import read_image
 from hiera_det.data.loaders import seeded
+from hiera_det.data.rle import as_rle
 from hiera_det.data.run_check import dataset_names
 
-from .predictions import class_colors, draw_instances
+from .predictions import class_colors, class_labels, draw_instances
 
 __all__ = ["draw_augmented"]
 
@@ -121,15 +122,9 @@ def _augmented(mapped: dict, image_format: str, metadata: Any, title: str) -> np
 
 def _decode(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
     """bool (H, W) of polygons or an RLE."""
-    height, width = size
-    if isinstance(segmentation, dict):
-        rle = segmentation
-        if isinstance(rle["counts"], list):
-            rle = mask_util.frPyObjects(rle, height, width)
-    else:
-        polygons = [np.asarray(p).tolist() for p in segmentation]
-        rle = mask_util.merge(mask_util.frPyObjects(polygons, height, width))
-    return mask_util.decode(rle).astype(bool)
+    if not isinstance(segmentation, dict):
+        segmentation = [np.asarray(p).tolist() for p in segmentation]
+    return mask_util.decode(as_rle(segmentation, *size)).astype(bool)
 
 
 def _cell(
@@ -152,12 +147,10 @@ def _cell(
         masks = np.stack([_resize(m, (width, height), Image.Resampling.NEAREST) for m in masks])
     names = metadata.get("thing_classes") or []
     colors = class_colors(metadata, max([*classes, 0]) + 1)
-    is_one_class = len(names) == 1  # whose name on each of a hundred objects hides them
-    labels = ["" if is_one_class else names[k] if k < len(names) else f"class {k}" for k in classes]
     drawn = draw_instances(
         resized,
         torch.as_tensor(np.asarray(boxes), dtype=torch.float32).reshape(-1, 4) * scale,
-        labels,
+        class_labels(classes, names),
         [colors[k] for k in classes],
         masks,
     )

@@ -17,7 +17,7 @@ from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
 from hiera_det.data.images import read_image
 
-__all__ = ["class_colors", "draw_instances", "draw_predictions"]
+__all__ = ["class_colors", "class_labels", "draw_instances", "draw_predictions"]
 
 Color = tuple[int, int, int]  # RGB, 0 to 255
 
@@ -44,6 +44,20 @@ def class_colors(metadata: Metadata, num_classes: int) -> list[Color]:
     return colors
 
 
+def class_labels(classes: Sequence[int], names: Sequence[str]) -> list[str]:
+    """A text for each instance: its class, or nothing where all are of the same.
+
+    Hundreds of labels that say the same would hide the objects.
+
+    Args:
+        classes: numbers of classes.
+        names: of all classes; numbers beyond them are named by themselves.
+    """
+    if len(names) == 1:
+        return [""] * len(classes)
+    return [names[k] if k < len(names) else f"class {k}" for k in classes]
+
+
 def draw_instances(
     image: np.ndarray,
     boxes: Tensor | np.ndarray | Sequence[Sequence[float]],
@@ -58,7 +72,7 @@ def draw_instances(
     Args:
         image: uint8 (H, W, 3), RGB.
         boxes: (N, 4), x0, y0, x1, y1 in px.
-        labels: N texts, as class names.
+        labels: N texts, as of `class_labels`; where one is empty nothing is written.
         colors: N colours.
         masks: bool (N, H, W); None draws boxes alone.
         scores: N numbers in 0..1, written behind the labels in percent.
@@ -98,8 +112,8 @@ def draw_instances(
     )
     drawn = Image.fromarray(picture.permute(1, 2, 0).numpy())  # (3, H, W) -> (H, W, 3)
     for k in order:  # last, so that nothing hides a text
-        text = labels[k] if scores is None else f"{labels[k]} {float(scores[k]):.0%}"
-        if text:
+        if labels[k]:
+            text = labels[k] if scores is None else f"{labels[k]} {float(scores[k]):.0%}"
             _draw_label(drawn, text, boxes[k, :2].tolist(), colors[k])
     return np.array(drawn)
 
@@ -265,9 +279,11 @@ def _draw_scaled(
         masks = soft >= 0.5
     names = metadata.get("thing_classes") or []
     numbers = classes.tolist()
-    labels = [names[k] if k < len(names) else f"class {k}" for k in numbers]
+    labels = class_labels(numbers, names)
     if crowds is not None:
-        labels = [f"{n} (crowd)" if crowd else n for n, crowd in zip(labels, crowds, strict=True)]
+        labels = [
+            f"{n} (crowd)".strip() if crowd else n for n, crowd in zip(labels, crowds, strict=True)
+        ]
     palette = class_colors(metadata, max([*numbers, 0]) + 1)
     colors = [palette[k] for k in numbers]
     return draw_instances(

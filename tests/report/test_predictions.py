@@ -14,6 +14,7 @@ from hiera_det.report.predictions import (
     CAPTION,
     GAP,
     class_colors,
+    class_labels,
     draw_instances,
     draw_predictions,
 )
@@ -229,3 +230,15 @@ def test_dicts_of_a_registered_set_can_be_drawn(tmp_path):
         assert draw_predictions("shapes_val", records, outputs, tmp_path / "p.png").is_file()
     finally:
         shapes.register_shapes()
+
+
+def test_objects_of_the_only_class_carry_no_text():
+    image = np.full((60, 80, 3), 90, np.uint8)
+    boxes, colors = [[10, 20, 50, 50]], [(250, 20, 20)]
+    plain = draw_instances(image, boxes, class_labels([0], ["nucleus"]), colors)
+    assert np.array_equal(
+        draw_instances(image, boxes, class_labels([0], ["nucleus"]), colors, scores=[0.9]), plain
+    )
+    named = draw_instances(image, boxes, class_labels([0], ["nucleus", "cell"]), colors)
+    assert not np.array_equal(named, plain)
+    assert class_labels([1, 2], ["nucleus", "cell"]) == ["cell", "class 2"]

@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-import pycocotools.mask as mask_util
-
 from ..coco_fix import fix_coco_content
 from ..coco_json import read_coco_json
+from ..rle import as_rle
 from .source import SPLITS, Source
 
 __all__ = ["detect", "find_image_root", "read"]
@@ -123,9 +122,8 @@ def _as_text(annotation: dict) -> None:
     """Plain runs of an RLE to COCO's text, which takes a tenth of the room."""
     rle = annotation.get("segmentation")
     if isinstance(rle, dict) and isinstance(rle["counts"], list):
-        height, width = rle["size"]
-        text = mask_util.frPyObjects(rle, height, width)["counts"].decode("ascii")
-        annotation["segmentation"] = {"size": [height, width], "counts": text}
+        text = as_rle(rle, *rle["size"])["counts"].decode("ascii")
+        annotation["segmentation"] = {"size": list(rle["size"]), "counts": text}
 
 
 def _drop_supercategory(result: Source) -> None:
